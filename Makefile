@@ -1,0 +1,40 @@
+# Two commands do everything on a machine with Python 3.11-3.13: `make demo` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+OUT ?= runs
+WORKERS ?= 2
+
+.PHONY: setup demo test docs lint bench clean
+
+setup: .venv/ready
+
+# torch first, from the CPU wheel where one is at hand; the range in pyproject.toml keeps it.
+.venv/ready: pyproject.toml
+	$(PYTHON) -c "import sys; assert (3, 11) <= sys.version_info < (3, 14), 'Python 3.11-3.13 needed, found ' + sys.version"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet "torch==2.13.0" || $(BIN)/python -m pip install --quiet "torch>=2.9,<2.14"
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch .venv/ready
+
+demo: setup
+	$(BIN)/modeseek run demo --workers $(WORKERS) --out $(OUT)
+
+test: setup lint
+	$(BIN)/python -m pytest -n 2
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir .venv/site
+	$(BIN)/python benchmarks/run.py --quick
+	for example in examples/*.py; do $(BIN)/python $$example || exit 1; done
+
+lint: setup
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+
+docs: setup
+	$(BIN)/mkdocs serve
+
+bench: setup
+	$(BIN)/python benchmarks/run.py
+
+clean:
+	rm -rf .venv build dist site

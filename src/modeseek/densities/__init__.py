@@ -1,0 +1,10 @@
+"""Laws known exactly: log density, score, denoiser and samples at any noise level."""
+
+from modeseek.densities.curves import pinwheel as pinwheel
+from modeseek.densities.curves import spiral as spiral
+from modeseek.densities.empirical import EmpiricalDensity as EmpiricalDensity
+from modeseek.densities.fractal import fractal as fractal
+from modeseek.densities.mixture import GaussianMixture as GaussianMixture
+
+Density = GaussianMixture | EmpiricalDensity
+"""Every density of the package; each is also a `Denoiser`."""

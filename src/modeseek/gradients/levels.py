@@ -1,0 +1,55 @@
+r"""Random noise levels and weights of score distillation.
+
+Laws of sigma on [lo, hi]: "uniform" in sigma, "loguniform", or "karras", uniform in sigma^(1/7) (the time of the samplers).
+Weights w(sigma) of the gradient w (x - D)/sigma: "eps" 1, "x0" sigma (the gradient of |x - D|^2/2), "dreamfusion"
+sigma^2/(1 + sigma^2), which is DreamFusion's 1 - alpha_bar. threestudio's 100 for the guidance scale is our 101.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from modeseek.errors import InvalidInput
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseLevels:
+    """The law of sigma and the weight of each level.
+
+    Example:
+        >>> levels = NoiseLevels(low=0.1, high=0.2, weight="x0")
+        >>> sigma = levels.draw(4, torch.Generator().manual_seed(0))
+        >>> bool(((sigma >= 0.1) & (sigma <= 0.2)).all()), bool((levels.weigh(sigma) == sigma).all())
+        (True, True)
+    """
+
+    low: float = 0.002
+    high: float = 5.0
+    law: Literal["uniform", "loguniform", "karras"] = "uniform"
+    weight: Literal["eps", "x0", "dreamfusion"] = "eps"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.low <= self.high:
+            raise InvalidInput(f"noise levels need 0 < low <= high, got {self.low} and {self.high}")
+        if self.law not in ("uniform", "loguniform", "karras"):
+            raise InvalidInput(f"law {self.law!r} is unknown: choose uniform, loguniform or karras")
+        if self.weight not in ("eps", "x0", "dreamfusion"):
+            raise InvalidInput(f"weight {self.weight!r} is unknown: choose eps, x0 or dreamfusion")
+
+    def draw(self, count: int, rng: torch.Generator) -> Tensor:
+        """`count` levels in float64: (count,)."""
+        u = torch.rand(count, dtype=torch.float64, generator=rng)
+        if self.law == "loguniform":
+            return self.low * (self.high / self.low) ** u
+        power = 1.0 if self.law == "uniform" else 7.0
+        return (self.low ** (1 / power) + u * (self.high ** (1 / power) - self.low ** (1 / power))) ** power
+
+    def weigh(self, sigma: Tensor) -> Tensor:
+        """w(sigma), same shape."""
+        if self.weight == "x0":
+            return sigma
+        return sigma**2 / (1 + sigma**2) if self.weight == "dreamfusion" else torch.ones_like(sigma)

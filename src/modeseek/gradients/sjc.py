@@ -1,0 +1,37 @@
+r"""Score Jacobian chaining (Wang et al. 2022).
+
+    with variance reduction      g = E[(x - D(x_s; sigma)) / sigma]       the same as SDS with w = 1
+    without                      g = E[(x_s - D(x_s; sigma)) / sigma]     the same mean, another variance
+
+x_s = x + sigma n. Subtracting n pays where eps_hat is close to it, at levels above the data's own scale; below that scale D follows
+x_s, eps_hat hardly varies, and the subtraction adds variance. One denoiser call a sample. The published code draws sigma uniformly
+from Stable Diffusion's table of levels between 0.098 and 12.2, at guidance scale 100.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from modeseek.denoiser import Denoiser
+from modeseek.gradients.base import NoisePolicy
+from modeseek.gradients.levels import NoiseLevels
+from modeseek.gradients.sds import SDS
+
+
+def SJC(  # noqa: N802 - the field's name, used like the other gradients' classes
+    *,
+    denoiser: Denoiser,
+    levels: NoiseLevels | None = None,
+    samples: int = 1,
+    noise: NoisePolicy = "fresh",
+    seed: int = 0,
+    variance_reduced: bool = True,
+) -> SDS:
+    """Score Jacobian chaining as the member w = 1 of the SDS family; a `Gradient` of `samples` denoiser calls.
+
+    Example:
+        >>> SJC(denoiser=lambda x, sigma: x).levels.weight
+        'eps'
+    """
+    levels = replace(levels or NoiseLevels(), weight="eps")
+    return SDS(denoiser=denoiser, levels=levels, samples=samples, noise=noise, seed=seed, variance_reduced=variance_reduced)

@@ -1,0 +1,132 @@
+"""Arrays to figures: rows of panels of points over their density, of potentials, and of curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from modeseek.densities import GaussianMixture
+from modeseek.files import write_atomically
+
+matplotlib.use("agg")
+HALF_WIDTH = 1.5
+INK = "#20262e"
+POINT = "#d1495b"
+
+
+@dataclass(frozen=True)
+class PointsPanel:
+    """Points (n, 2), or None for a diverged run, over the support of their density."""
+
+    title: str
+    points: Tensor | None
+    density: GaussianMixture
+
+
+@dataclass(frozen=True)
+class PotentialPanel:
+    """A potential (n, n) over [-1.5, 1.5]^2: dark is low, where a descent ends."""
+
+    title: str
+    potential: Tensor
+
+
+Panel = PointsPanel | PotentialPanel
+_DEPTH = 12.0  # nats below the maximum at which a density is drawn white
+_SUPPORTS: dict[int, np.ndarray] = {}
+
+
+def support(density: GaussianMixture, size: int = 240) -> np.ndarray:
+    """log p minus its maximum on a grid over [-1.5, 1.5]^2, clipped below: (size, size), row = y."""
+    if id(density) not in _SUPPORTS:
+        ticks = torch.linspace(-HALF_WIDTH, HALF_WIDTH, size)
+        y, x = torch.meshgrid(ticks, ticks, indexing="ij")
+        values = density.log_prob(torch.stack([x.flatten(), y.flatten()], 1)).reshape(size, size)
+        _SUPPORTS[id(density)] = (values - values.max()).clamp(min=-_DEPTH).numpy()
+    return _SUPPORTS[id(density)]
+
+
+def window(density: GaussianMixture) -> tuple[float, float, float, float]:
+    """The square around a density's visible support, with a margin: (left, right, bottom, top)."""
+    rows, columns = np.nonzero(support(density) > 1 - _DEPTH)
+    scale = 2 * HALF_WIDTH / (support(density).shape[0] - 1)
+    left, right = columns.min() * scale - HALF_WIDTH, columns.max() * scale - HALF_WIDTH
+    bottom, top = rows.min() * scale - HALF_WIDTH, rows.max() * scale - HALF_WIDTH
+    half = 0.5 * max(right - left, top - bottom) + 0.1
+    x, y = 0.5 * (left + right), 0.5 * (bottom + top)
+    return x - half, x + half, y - half, y + half
+
+
+def draw_panel(axes: Axes, panel: Panel) -> None:
+    """Draw one panel."""
+    extent = (-HALF_WIDTH, HALF_WIDTH, -HALF_WIDTH, HALF_WIDTH)
+    if isinstance(panel, PointsPanel):
+        axes.imshow(support(panel.density), extent=extent, origin="lower", cmap="Greys", vmin=-_DEPTH, vmax=6, interpolation="bilinear")
+        if panel.points is not None and bool(panel.points.isfinite().all()):
+            shown = panel.points[torch.randperm(len(panel.points), generator=torch.Generator().manual_seed(0))[:3000]]
+            axes.scatter(shown[:, 0], shown[:, 1], s=1.2, c=POINT, alpha=0.7, linewidths=0)
+        else:
+            axes.text(0, 0, "diverged", ha="center", color=POINT)
+    else:
+        values = panel.potential.T.numpy()
+        low, high = np.percentile(values, [0.5, 99.5])
+        axes.imshow(values, extent=extent, origin="lower", cmap="magma", vmin=low, vmax=high, interpolation="bilinear")
+        ticks = np.linspace(-HALF_WIDTH, HALF_WIDTH, len(values))
+        axes.contour(ticks, ticks, values, levels=np.linspace(low, high, 12), colors="white", linewidths=0.3, alpha=0.6)
+    left, right, bottom, top = window(panel.density) if isinstance(panel, PointsPanel) else extent
+    axes.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[])
+    axes.set_title(panel.title, fontsize=8, color=INK, pad=3)
+
+
+def save_grid(path: Path, rows: Sequence[Sequence[Panel]], *, labels: Sequence[str] = (), width: float = 1.9) -> None:
+    """Write a PNG of rows of panels, each row with an optional label on its left."""
+    columns = max(len(row) for row in rows)
+    figure = Figure(figsize=(width * columns + 0.3, (width + 0.25) * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    for line, row in zip(axes, rows, strict=True):
+        for place in line[len(row) :]:
+            place.set_axis_off()
+        for place, panel in zip(line, row, strict=False):
+            draw_panel(place, panel)
+    for line, label in zip(axes, labels, strict=False):
+        line[0].set_ylabel(label, fontsize=9, color=INK)
+    save(path, figure)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A labelled series of points; `dots` leaves them unconnected."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    dots: bool = False
+
+
+def save_curves(path: Path, panels: Sequence[tuple[str, str, str, Sequence[Curve]]], *, log_x: bool = False, log_y: bool = False) -> None:
+    """Write a PNG of side-by-side plots, each (title, x label, y label, curves)."""
+    figure = Figure(figsize=(4.2 * len(panels), 3.4), layout="constrained")
+    for axes, (title, x_label, y_label, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for curve in curves:
+            axes.plot(curve.x, curve.y, "o" if curve.dots else "o-", label=curve.label, markersize=4, linewidth=1.2)
+        axes.set_title(title, fontsize=10, color=INK)
+        axes.set_xlabel(x_label, fontsize=9)
+        axes.set_ylabel(y_label, fontsize=9)
+        axes.set_xscale("log" if log_x else "linear")
+        axes.set_yscale("log" if log_y else "linear")
+        axes.grid(alpha=0.25)
+        axes.legend(fontsize=7)
+    save(path, figure)
+
+
+def save(path: Path, figure: Figure) -> None:
+    """Write a figure as PNG, atomically."""
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=150, format="png"))

@@ -1,0 +1,38 @@
+"""Shared fixtures: float64, asymmetric targets (symmetric ones hide sign errors), seeded generators."""
+
+import pytest
+import torch
+
+from modeseek import GaussianMixture
+
+
+@pytest.fixture
+def rng():
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def mixture():
+    """Three anisotropic, rotated, unequal Gaussians in the plane."""
+    turn = torch.tensor([[0.8, -0.6], [0.6, 0.8]], dtype=torch.float64)
+    shapes = [torch.diag(torch.tensor(v, dtype=torch.float64)) for v in ([0.04, 0.3], [0.2, 0.01], [0.1, 0.1])]
+    covariances = torch.stack([shapes[0], turn @ shapes[1] @ turn.T, shapes[2]])
+    means = torch.tensor([[0.7, -0.2], [-0.9, 0.4], [0.1, 1.3]], dtype=torch.float64)
+    return GaussianMixture(torch.tensor([0.5, 0.3, 0.2]), means, covariances)
+
+
+@pytest.fixture(scope="session")
+def gaussian():
+    """One isotropic Gaussian away from the origin, standard deviation 0.5."""
+    return GaussianMixture(torch.ones(1), torch.tensor([[0.3, -0.7]]), 0.25 * torch.eye(2)[None])
+
+
+@pytest.fixture
+def x(rng):
+    return torch.randn(7, 2, dtype=torch.float64, generator=rng)
+
+
+@pytest.fixture
+def sigma(rng):
+    """A level for each item of x."""
+    return torch.rand(7, dtype=torch.float64, generator=rng) + 0.1

@@ -1,0 +1,259 @@
+"""Every gradient keeps the contract, and each is checked against what is known of it."""
+
+import math
+from typing import get_args
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from modeseek import (
+    MSD,
+    SDI,
+    SDS,
+    SJC,
+    VSD,
+    AdaptiveBandwidth,
+    Counted,
+    ExactDraw,
+    ExponentialBandwidth,
+    InvalidInput,
+    NoiseLevels,
+    Points,
+    ProximalDraw,
+)
+from modeseek.gradients import AnyGradient
+from modeseek.priors import EnergyNet
+
+
+def every_gradient(denoiser):
+    """One of each, the family that the contract tests walk."""
+    aux = EnergyNet(8).double()
+    return {
+        "SDS": SDS(denoiser=denoiser, samples=3),
+        "SDS fixed": SDS(denoiser=denoiser, samples=3, noise="fixed"),
+        "SJC": SJC(denoiser=denoiser, variance_reduced=False),
+        "VSD": VSD(denoiser=denoiser, auxiliary=aux, samples=2),
+        "SDI": SDI(denoiser=denoiser),
+        "SDI as coded": SDI(denoiser=denoiser, as_published=True),
+        "MSD": MSD(denoiser=denoiser),
+        "MSD exact": MSD(denoiser=denoiser, draw=ExactDraw(steps=8), samples=2, bandwidth=AdaptiveBandwidth()),
+        "MSD proximal": MSD(denoiser=denoiser, draw=ProximalDraw(steps=8), noise="fixed"),
+    }
+
+
+NAMES = list(every_gradient(lambda x, sigma: x))
+
+
+def test_the_family_is_whole():
+    assert {type(g) for g in every_gradient(lambda x, sigma: x).values()} == set(get_args(AnyGradient))
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("name", NAMES)
+class TestContract:
+    def test_same_rng_same_answer(self, mixture, name, x):
+        first, second = (every_gradient(mixture)[name](x, progress=0.3, rng=seeded()) for _ in range(2))
+        assert_close(first.gradient, second.gradient, rtol=0, atol=0)
+
+    def test_gradient_points_away_from_the_target(self, mixture, name, x):
+        """gradient = weight (x - target) with one positive weight an item."""
+        estimate = every_gradient(mixture)[name](x, progress=0.3, rng=seeded())
+        assert estimate.gradient.shape == estimate.target.shape == x.shape
+        ratio = estimate.gradient / (x - estimate.target)
+        assert_close(ratio[:, 0], ratio[:, 1], rtol=1e-6, atol=1e-9)
+        assert bool((ratio > 0).all())
+
+    def test_calls_are_counted(self, mixture, name, x):
+        counted = Counted(mixture)
+        estimate = every_gradient(counted)[name](x, progress=0.3, rng=seeded())
+        own = {"VSD": counted.items / len(x) * 2 + 1}.get(name, counted.items / len(x))
+        assert estimate.info["calls"] == own
+
+    def test_input_is_not_touched(self, mixture, name, x):
+        before = x.clone()
+        every_gradient(mixture)[name](x, progress=0.3, rng=seeded())
+        assert_close(x, before, rtol=0, atol=0)
+
+    def test_non_finite_points_are_refused(self, mixture, name, x):
+        x[2, 1] = math.nan
+        with pytest.raises(InvalidInput, match="1 of 7 items"):
+            every_gradient(mixture)[name](x, progress=0.3, rng=seeded())
+
+    def test_wrong_shapes_and_progress_are_refused(self, mixture, name, x):
+        gradient = every_gradient(mixture)[name]
+        with pytest.raises(InvalidInput, match="float batch"):
+            gradient(x[0], progress=0.3, rng=seeded())
+        with pytest.raises(InvalidInput, match="progress"):
+            gradient(x, progress=1.3, rng=seeded())
+
+    def test_unknown_settings_raise(self, mixture, name):
+        gradient = every_gradient(mixture)[name]
+        with pytest.raises(TypeError):
+            type(gradient)(denoiser=mixture, guidance_scale=7.5)
+
+
+def test_sjc_with_variance_reduction_is_sds(mixture, x):
+    """Truth 8."""
+    sds = SDS(denoiser=mixture, samples=4)(x, progress=0.0, rng=seeded())
+    sjc = SJC(denoiser=mixture, samples=4)(x, progress=0.0, rng=seeded())
+    assert_close(sds.gradient, sjc.gradient)
+
+
+@pytest.mark.parametrize(("sigma", "reduced_is_better"), [(3.0, True), (0.03, False)])
+def test_sjc_forms_share_their_mean_and_differ_in_variance(mixture, x, sigma, reduced_is_better):
+    levels = NoiseLevels(low=sigma, high=sigma)
+    point = x[:1].expand(20_000, 2)
+    reduced = SJC(denoiser=mixture, levels=levels)(point, progress=0.0, rng=seeded()).gradient
+    plain = SJC(denoiser=mixture, levels=levels, variance_reduced=False)(point, progress=0.0, rng=seeded(1)).gradient
+    error = ((reduced.var(0) + plain.var(0)) / len(point)).sqrt()
+    assert bool(((reduced.mean(0) - plain.mean(0)).abs() < 4 * error).all())
+    assert (float(reduced.var(0).sum()) < float(plain.var(0).sum())) == reduced_is_better
+
+
+def test_sds_mean_is_known_for_one_gaussian(gaussian, x):
+    """E[(x - D)/sigma] = (x - mean) sigma / (std^2 + sigma^2)."""
+    sigma = 0.7
+    sds = SDS(denoiser=gaussian, levels=NoiseLevels(low=sigma, high=sigma), samples=40_000)
+    found = sds(x, progress=0.0, rng=seeded()).gradient
+    expected = (x - gaussian.means[0]) * sigma / (0.25 + sigma**2)
+    error = 0.25 / (0.25 + sigma**2) / 40_000**0.5
+    assert float((found - expected).abs().max()) < 5 * error
+
+
+def test_vsd_with_the_prior_as_auxiliary_is_zero(x):
+    """Truth 8."""
+    net = EnergyNet(8).double().eval()
+    estimate = VSD(denoiser=net, auxiliary=net, samples=3)(x, progress=0.0, rng=seeded())
+    assert_close(estimate.gradient, torch.zeros_like(x), rtol=0, atol=0)
+
+
+def test_vsd_auxiliary_learns_the_renders():
+    """Trained on points of N(m, s^2), the auxiliary denoiser approaches theirs; the caller's network is left alone."""
+    net = EnergyNet(16).double()
+    before = net.gain.clone()
+    vsd = VSD(denoiser=net, auxiliary=net, learning_rate=1e-2, adapt_steps=300, levels=NoiseLevels(low=0.1, high=1.0))
+    points = torch.randn(512, 2, dtype=torch.float64, generator=seeded()) * 0.1 + torch.tensor([0.5, -0.3], dtype=torch.float64)
+    probe = torch.tensor([[0.0, 0.0], [1.0, 0.4]], dtype=torch.float64)
+    sigma = torch.tensor(0.4, dtype=torch.float64)
+    truth = (probe * 0.01 + torch.tensor([0.5, -0.3]) * 0.16) / 0.17
+    vsd.auxiliary.eval()
+    untrained = float((vsd.auxiliary(probe, sigma) - truth).norm())
+    vsd.adapt(points, seeded())
+    vsd.auxiliary.eval()
+    assert float((vsd.auxiliary(probe, sigma) - truth).norm()) < 0.4 * untrained
+    assert_close(net.gain, before)
+
+
+def test_sdi_inverts_to_the_level_it_asks_at(gaussian, x):
+    """For one Gaussian the inversion is known: the target is D at the flow's state. As coded, the state lies higher."""
+    sdi = SDI(denoiser=gaussian, start=1.0, end=0.9, steps=3000, lowest=0.01)
+    target = sdi(x, progress=0.0, rng=seeded()).target
+    offset = x - gaussian.means[0]
+    state = gaussian.means[0] + offset * math.sqrt((0.25 + 1.0) / (0.25 + 0.01**2))
+    assert_close(target, gaussian(state, 1.0), rtol=2e-3, atol=2e-3)
+    coded = SDI(denoiser=gaussian, start=1.0, end=0.9, steps=3000, lowest=0.01, as_published=True)
+    assert float((coded(x, progress=0.0, rng=seeded()).target - target).abs().max()) > 5e-3
+
+
+@pytest.mark.parametrize("bandwidth", [0.03, 0.3])
+def test_msd_estimates_the_mean_shift(mixture, x, bandwidth):
+    constant = ExponentialBandwidth(start=bandwidth, end=bandwidth)
+    msd = MSD(denoiser=mixture, bandwidth=constant, draw=ExactDraw(), samples=1)
+    copies = 4000
+    estimates = msd(x.repeat(copies, 1), progress=0.0, rng=seeded()).gradient.reshape(copies, *x.shape)
+    truth = x - mixture(x, bandwidth)
+    error = estimates.std(0) / copies**0.5
+    assert float(((estimates.mean(0) - truth) / error).abs().max()) < 4.5
+
+
+def test_msd_vanishes_at_the_modes_and_ascends_elsewhere(mixture, x):
+    """Truth 8: at a stationary point of p_l the mean of the draws stays; elsewhere the step climbs log p_l."""
+    bandwidth = 0.2
+    modes = mixture.modes(bandwidth)
+    constant = ExponentialBandwidth(start=bandwidth, end=bandwidth)
+    msd = MSD(denoiser=mixture, bandwidth=constant, draw=ExactDraw(), samples=4000)
+    at_modes = msd(modes, progress=0.0, rng=seeded())
+    spread = torch.stack([mixture.product(mode, bandwidth).moments()[1].diagonal().sqrt() for mode in modes]) / 4000**0.5
+    assert float((at_modes.gradient / spread).abs().max()) < 4.5
+    elsewhere = msd(x, progress=0.0, rng=seeded())
+    climbed = mixture.log_prob(x - 0.5 * elsewhere.gradient, bandwidth) - mixture.log_prob(x, bandwidth)
+    assert bool((climbed > 0).all())
+
+
+def test_one_draw_iteration_has_the_stationary_law_p_times_smoothed_p():
+    """x <- y, y ~ q(.|x), leaves p(x) p_l(x) invariant: for N(0, s^2) a Gaussian of precision 1/s^2 + 1/(s^2 + l^2)."""
+    std, bandwidth, count = 1.0, 0.5, 40_000
+
+    def normal(x, sigma):
+        return x * std**2 / (std**2 + sigma.reshape(-1, 1) ** 2)
+
+    rng = seeded()
+    x = torch.randn(count, 1, dtype=torch.float64, generator=rng)
+    msd = MSD(
+        denoiser=normal,
+        bandwidth=ExponentialBandwidth(start=bandwidth, end=bandwidth),
+        draw=ExactDraw(steps=40, spread=40.0, sigma_max=40.0),
+    )
+    for _ in range(25):
+        x = x - msd(x, progress=0.0, rng=rng).gradient
+    expected = 1 / (1 / std**2 + 1 / (std**2 + bandwidth**2))
+    assert float(x.var()) == pytest.approx(expected, rel=0.03)
+
+
+def test_fixed_noise_belongs_to_the_object(mixture, x):
+    gradient = SDS(denoiser=mixture, levels=NoiseLevels(low=0.3, high=0.3), noise="fixed")
+    first, second = (gradient(x, progress=0.0, rng=seeded(s)).gradient for s in (0, 1))
+    assert_close(first, second)
+    fresh = SDS(denoiser=mixture, levels=NoiseLevels(low=0.3, high=0.3))
+    assert float((fresh(x, progress=0.0, rng=seeded(0)).gradient - fresh(x, progress=0.0, rng=seeded(1)).gradient).abs().max()) > 1e-3
+
+
+def test_backward_is_the_implied_loss(gaussian):
+    """Truth 10: x.backward(g) equals finite differences of the loss |x(theta) - target|^2 / 2 with the target held."""
+    theta = torch.tensor([[0.2, 0.5, -0.3]], dtype=torch.float64, requires_grad=True)
+
+    def render(t):
+        return torch.stack([t[:, 0] * t[:, 1] + t[:, 2].sin(), (t[:, 0] - t[:, 2]) ** 2], 1)
+
+    estimate = SDI(denoiser=gaussian)(render(theta).detach(), progress=0.5, rng=seeded())
+    render(theta).backward(estimate.gradient)
+    for index in range(3):
+        shift = torch.zeros(1, 3, dtype=torch.float64)
+        shift[0, index] = 1e-6
+        losses = [0.5 * ((render(theta.detach() + s) - estimate.target) ** 2).sum() for s in (shift, -shift)]
+        assert float(theta.grad[0, index]) == pytest.approx(float(losses[0] - losses[1]) / 2e-6, rel=1e-6)
+
+
+def test_gradient_is_not_divided_by_batch_or_size(gaussian, x):
+    """The gradient of an item does not depend on how many others there are."""
+    sdi = SDI(denoiser=gaussian)
+    assert_close(sdi(x, progress=0.5, rng=seeded()).gradient[:1], sdi(x[:1], progress=0.5, rng=seeded()).gradient)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda d, x: SDS(denoiser=d, noise="frozen")(x, progress=0.0, rng=seeded()), "fresh or fixed"),
+        (lambda d, x: SDS(denoiser=d, samples=0)(x, progress=0.0, rng=seeded()), "at least 1 sample"),
+        (lambda d, x: NoiseLevels(low=0.0), "0 < low"),
+        (lambda d, x: NoiseLevels(law="cosine"), "uniform, loguniform or karras"),
+        (lambda d, x: NoiseLevels(weight="snr"), "eps, x0 or dreamfusion"),
+        (lambda d, x: SDI(denoiser=d, end=9.0), "0 < end <= start"),
+        (lambda d, x: AdaptiveBandwidth(reach=-1.0), "reach"),
+        (lambda d, x: ExponentialBandwidth(end=0.0), "bandwidths must be positive"),
+    ],
+)
+def test_bad_settings_are_named(gaussian, x, call, message):
+    with pytest.raises(InvalidInput, match=message):
+        call(gaussian, x)
+
+
+def test_points_are_copied():
+    start = torch.zeros(2, 2)
+    with torch.no_grad():
+        Points(start).values += 1
+    assert_close(start, torch.zeros(2, 2))

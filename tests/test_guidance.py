@@ -1,0 +1,42 @@
+"""Truth 7: guidance at scale 1, autoguidance by oneself and the full interval are identities; the convention is s, not s + 1."""
+
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from modeseek import Counted, Guided, InvalidInput
+
+
+def test_scale_one_is_no_guidance(mixture, gaussian, x, sigma):
+    assert_close(Guided(denoiser=mixture, weaker=gaussian, scale=1.0)(x, sigma), mixture(x, sigma))
+
+
+def test_autoguidance_by_oneself_is_an_identity(mixture, x, sigma):
+    assert_close(Guided(denoiser=mixture, weaker=mixture, scale=3.0)(x, sigma), mixture(x, sigma))
+
+
+def test_full_interval_is_no_interval(mixture, gaussian, x, sigma):
+    full = Guided(denoiser=mixture, weaker=gaussian, scale=4.0, interval=(0.0, math.inf))
+    assert_close(full(x, sigma), gaussian(x, sigma) + 4 * (mixture(x, sigma) - gaussian(x, sigma)))
+
+
+def test_interval_acts_on_each_item(mixture, gaussian, x):
+    sigma = torch.tensor([0.1, 0.5, 2.0, 0.1, 0.5, 2.0, 0.5], dtype=torch.float64)
+    limited = Guided(denoiser=mixture, weaker=gaussian, scale=4.0, interval=(0.3, 1.0))(x, sigma)
+    everywhere = Guided(denoiser=mixture, weaker=gaussian, scale=4.0)(x, sigma)
+    inside = sigma == 0.5
+    assert_close(limited[inside], everywhere[inside])
+    assert_close(limited[~inside], mixture(x, sigma)[~inside])
+
+
+def test_outside_the_interval_the_weaker_denoiser_is_not_called(mixture, gaussian, x):
+    weaker = Counted(gaussian)
+    Guided(denoiser=mixture, weaker=weaker, scale=4.0, interval=(0.3, 1.0))(x, torch.tensor(2.0, dtype=torch.float64))
+    assert weaker.calls == 0
+
+
+def test_bad_interval():
+    with pytest.raises(InvalidInput, match="lo < hi"):
+        Guided(denoiser=lambda x, s: x, weaker=lambda x, s: x, scale=2.0, interval=(1.0, 0.5))
