@@ -20,7 +20,7 @@ demo: setup
 	$(BIN)/modeseek run demo --workers $(WORKERS) --out $(OUT)
 
 test: setup lint
-	$(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir .venv/site
 	$(BIN)/python benchmarks/run.py --quick
 	for example in examples/*.py; do $(BIN)/python $$example || exit 1; done

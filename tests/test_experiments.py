@@ -135,5 +135,5 @@ def test_half_written_cell_is_named_and_kept(tmp_path, capsys):
 
 def test_train_command(tmp_path, capsys):
     for _ in range(2):  # the second call finds the first's checkpoint and ends at once
-        assert main(["train", "fractal-a-weak", "--out", str(tmp_path), "--iterations", "256"]) == 0
+        assert main(["train", "fractal-a-weak", "--out", str(tmp_path), "--iterations", "12"]) == 0
     assert (tmp_path / "fractal-a-weak.safetensors").exists()

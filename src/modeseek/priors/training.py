@@ -57,7 +57,7 @@ def train(density: GaussianMixture, config: TrainingConfig, *, checkpoint: Path 
     Args:
         density: the law to learn; samples and exact scores come from it.
         config: the recipe.
-        checkpoint: file in which weights, optimiser and average are kept every `every` iterations and from which an
+        checkpoint: file in which weights, optimiser and average are kept every `every` iterations and at the end, and from which an
             interrupted run goes on.
 
     Raises:
@@ -88,7 +88,7 @@ def train(density: GaussianMixture, config: TrainingConfig, *, checkpoint: Path 
         with torch.no_grad():
             for target, source in zip(average.parameters(), net.parameters(), strict=True):
                 target.lerp_(source, 1 - keep)
-        if checkpoint is not None and (iteration + 1) % every == 0:
+        if checkpoint is not None and ((iteration + 1) % every == 0 or iteration + 1 == config.iterations):
             state = {"net": net.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict()}
             write_state(checkpoint, state | {"done": iteration + 1, "config": repr(config)}, kind=CHECKPOINT_KIND)
         yield TrainingStep(iteration + 1, float(loss.detach()), average)
