@@ -1,0 +1,104 @@
+"""The networks of the embedded prior, all stock classes but the judge: their shapes, and nothing of their training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from modeseek.solids.data import ATTRIBUTES
+from modeseek.solids.text import MAX_TOKENS, vocabulary
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    from transformers import CLIPModel
+
+SIZE, LATENT_CHANNELS, WIDTH = 64, 8, 128
+
+
+def autoencoder() -> AutoencoderKL:
+    """Pictures of 64 x 64 to latents of 16 x 16."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        sample_size=SIZE,
+        block_out_channels=(32, 64, 96),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        layers_per_block=1,
+        latent_channels=LATENT_CHANNELS,
+        norm_num_groups=16,
+        scaling_factor=1.0,
+    )
+
+
+def unet() -> UNet2DConditionModel:
+    """The denoiser of the latents; text enters by cross-attention at 8 x 8 and 4 x 4."""
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        sample_size=SIZE // 4,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        block_out_channels=(96, 144, 144),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        attention_head_dim=4,  # heads, in this class
+        norm_num_groups=16,
+        cross_attention_dim=WIDTH,
+    )
+
+
+def clip() -> CLIPModel:
+    """Contrastive image-text model; its text tower conditions the UNet."""
+    from transformers import CLIPConfig, CLIPModel
+
+    vocab, _ = vocabulary()
+    shared = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_attention_heads": 4, "projection_dim": 64}
+    text = {"vocab_size": len(vocab), "max_position_embeddings": MAX_TOKENS, "num_hidden_layers": 2}
+    text |= {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    vision = {"image_size": SIZE, "patch_size": 8, "num_hidden_layers": 4}
+    return CLIPModel(CLIPConfig(text_config=shared | text, vision_config=shared | vision, projection_dim=64))
+
+
+def scheduler() -> DDIMScheduler:
+    """v-prediction with zero terminal signal-to-noise ratio (Lin et al. 2024), so that sampling starts where training ends."""
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=True,
+        steps_offset=1,
+    )
+
+
+class Judge(nn.Module):
+    """Attribute classifier: pictures (n, 3, 64, 64) in [0, 1] -> logits of each of `ATTRIBUTES`. It shares nothing with the prior."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = [3, 32, 64, 96, 128, 128]
+        self.convolutions = nn.ModuleList(nn.Conv2d(i, o, 3, stride=2, padding=1) for i, o in zip(widths, widths[1:], strict=False))
+        self.norms = nn.ModuleList(nn.GroupNorm(8, width) for width in widths[1:])
+        self.heads = nn.ModuleList(nn.Linear(128 * 4, len(classes)) for classes in ATTRIBUTES.values())
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        h = 2 * images - 1
+        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
+            h = silu(norm(convolution(h)))
+        h = h.flatten(1)
+        return [head(h) for head in self.heads]
+
+    @torch.no_grad()
+    def attributes(self, images: Tensor) -> Tensor:
+        """Most likely class of each attribute: (n, 6)."""
+        return torch.stack([logits.argmax(1) for logits in self(images)], 1)
