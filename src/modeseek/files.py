@@ -56,8 +56,9 @@ def read_json(path: Path) -> Any:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file atomically."""
-    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
+    """Write a safetensors file atomically; views are written as tensors of their own."""
+    whole = {name: value.detach().clone().contiguous() for name, value in tensors.items()}
+    write_atomically(path, lambda temporary: save_file(whole, temporary, metadata=metadata))
 
 
 def read_tensors(path: Path, *, kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:

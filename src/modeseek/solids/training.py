@@ -1,0 +1,276 @@
+r"""Training of the embedded prior, stage by stage, every one resumable: what is finished is on disk and not done again.
+
+    bank      geometries traced once (`modeseek.solids.data`)
+    judge     cross-entropy of the attributes on fresh colourings, held-out combinations included: it has to judge them
+    clip      contrastive image-text loss (Radford et al. 2021), trained combinations only
+    vae       L1 + L2 + edges + a small KL; then each latent channel is normalised to mean 0 and standard deviation 1 over the data,
+              folded into the 1 x 1 quantisation convolutions, so that the autoencoder stays stock and `scaling_factor` is 1
+    unet      v-prediction of the latents (Salimans & Ho 2022) with zero terminal SNR, a tenth of the captions dropped for guidance,
+              clauses left out now and then, averaged weights
+
+Batch i of a stage is seeded by (seed, stage, i), so that a run killed and started again ends at the same weights.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, cross_entropy, interpolate
+
+from modeseek.errors import WeightsError
+from modeseek.files import read_state, read_tensors, write_state, write_tensors
+from modeseek.solids import networks
+from modeseek.solids.data import Bank, build_bank, read_bank
+from modeseek.solids.text import tokenizer
+
+CHECKPOINT_KIND, WEIGHTS_KIND = "solids-training", "solids-weights"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SolidsConfig:
+    """Sizes of one training run; the defaults rebuild the shipped weights.
+
+    Args:
+        per_view: cameras a structure and view in the bank.
+        judge, clip, vae, unet: optimiser steps of each stage.
+        latents: pictures encoded once for the UNet.
+        seed: of everything.
+    """
+
+    per_view: int = 96
+    judge: int = 3000
+    clip: int = 1000
+    vae: int = 4000
+    unet: int = 12000
+    latents: int = 40_000
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TrainingStep:
+    """What the caller shows: the stage, steps done of all, and the loss (NaN where there is none)."""
+
+    stage: str
+    done: int
+    total: int
+    loss: float = math.nan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One network's training.
+
+    Args:
+        name: of the stage and its files.
+        network: what is trained.
+        loss: (network, step's generator, step's seed) -> scalar.
+        steps, rate, average: optimiser steps, top learning rate, decay of the averaged weights.
+    """
+
+    name: str
+    network: nn.Module
+    loss: Callable[[nn.Module, torch.Generator, int], Tensor]
+    steps: int
+    rate: float
+    average: float = 0.998
+
+    def run(self, folder: Path, config: SolidsConfig, *, every: int = 200) -> Iterator[TrainingStep]:
+        """Train, resuming from `folder`; leaves the averaged weights in `folder/NAME.safetensors`."""
+        finished, checkpoint = folder / f"{self.name}.safetensors", folder / f"{self.name}.checkpoint.safetensors"
+        if finished.exists():
+            yield TrainingStep(self.name, self.steps, self.steps)
+            return
+        average = copy.deepcopy(self.network).eval()
+        optimiser = torch.optim.AdamW(self.network.parameters(), lr=self.rate, betas=(0.9, 0.99), weight_decay=1e-3)
+        identity, start = f"{self.name} {config!r}", 0
+        if checkpoint.exists():
+            state = read_state(checkpoint, kind=CHECKPOINT_KIND)
+            if state["identity"] != identity:
+                raise WeightsError(f"{checkpoint} was written with other settings ({state['identity']}); remove it to start again")
+            self.network.load_state_dict(state["network"])
+            average.load_state_dict(state["average"])
+            optimiser.load_state_dict(state["optimiser"])
+            start = state["done"]
+        self.network.train()
+        smooth = math.nan
+        for step in range(start, self.steps):
+            seed = zlib.crc32(f"{config.seed} {self.name} {step}".encode())
+            for group in optimiser.param_groups:
+                group["lr"] = self.rate * min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+            loss = self.loss(self.network, torch.Generator().manual_seed(seed), seed)
+            optimiser.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+            optimiser.step()
+            keep = min(self.average, (step + 1) / (step + 10))
+            with torch.no_grad():
+                for target, source in zip(average.parameters(), self.network.parameters(), strict=True):
+                    target.lerp_(source, 1 - keep)
+            value = float(loss.detach())
+            smooth = value if math.isnan(smooth) else 0.98 * smooth + 0.02 * value
+            if (step + 1) % every == 0 and step + 1 < self.steps:
+                state: dict[str, Any] = {"identity": identity, "done": step + 1, "network": self.network.state_dict()}
+                state |= {"average": average.state_dict(), "optimiser": optimiser.state_dict()}
+                write_state(checkpoint, state, kind=CHECKPOINT_KIND)
+            yield TrainingStep(self.name, step + 1, self.steps, smooth)
+        write_tensors(finished, average.state_dict(), {"modeseek": WEIGHTS_KIND})
+        checkpoint.unlink(missing_ok=True)
+
+
+def train_solids(folder: Path, config: SolidsConfig, *, start: Path | None = None) -> Iterator[TrainingStep]:
+    """Every stage in turn; yields as it goes. Weights and checkpoints are in `folder`; `export` makes the pipeline of them.
+
+    Args:
+        folder: for the bank, the checkpoints and the weights.
+        config: sizes.
+        start: folder of a finished training whose autoencoder, text model and judge are taken as they are and whose UNet goes on.
+    """
+    for done, total in build_bank(folder / "bank", per_view=config.per_view, seed=config.seed):
+        yield TrainingStep("bank", done, total)
+    bank = read_bank(folder / "bank", per_view=config.per_view)
+    if start is not None:
+        for name in ("judge", "clip", "vae"):
+            weights, _ = read_tensors(start / f"{name}.safetensors", kind=WEIGHTS_KIND)
+            write_tensors(folder / f"{name}.safetensors", weights, {"modeseek": WEIGHTS_KIND})
+    torch.manual_seed(config.seed)
+    yield from Stage(name="judge", network=networks.Judge(), loss=judge_loss(bank), steps=config.judge, rate=2e-3).run(folder, config)
+    yield from Stage(name="clip", network=networks.clip(), loss=clip_loss(bank), steps=config.clip, rate=1e-3).run(folder, config)
+    yield from Stage(name="vae", network=networks.autoencoder(), loss=vae_loss(bank), steps=config.vae, rate=1e-3).run(folder, config)
+    yield from _encode(bank, folder, config)
+    network = networks.unet()
+    if start is not None:
+        network.load_state_dict(read_tensors(start / "unet.safetensors", kind=WEIGHTS_KIND)[0])
+    data = read_tensors(folder / "latents.safetensors", kind=WEIGHTS_KIND)[0]
+    loss = unet_loss(data["latents"], data["states"])
+    stage = Stage(name="unet", network=network, loss=loss, steps=config.unet, rate=8e-4, average=0.999)
+    yield from stage.run(folder, config)
+
+
+def load(network: nn.Module, folder: Path, name: str) -> nn.Module:
+    """`network` with the weights a stage left in `folder`, frozen."""
+    network.load_state_dict(read_tensors(folder / f"{name}.safetensors", kind=WEIGHTS_KIND)[0])
+    return network.eval().requires_grad_(False)
+
+
+# ---------------------------------------------------------------- the losses
+def judge_loss(bank: Bank) -> Callable[[nn.Module, torch.Generator, int], Tensor]:
+    """Cross-entropy over all attributes, on pictures slightly noised and now and then blurred."""
+
+    def loss(network: nn.Module, rng: torch.Generator, seed: int) -> Tensor:
+        batch = bank.batch(128, seed=seed, held_out=None)
+        images = batch.images + 0.03 * torch.rand(len(batch.images), 1, 1, 1, generator=rng) * torch.randn(batch.images.shape, generator=rng)
+        if float(torch.rand((), generator=rng)) < 0.3:
+            images = interpolate(avg_pool2d(images, 2), scale_factor=2, mode="bilinear")
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = network(images)
+        return sum((cross_entropy(o.float(), t) for o, t in zip(logits, batch.labels().T, strict=True)), torch.zeros(()))
+
+    return loss
+
+
+def clip_loss(bank: Bank) -> Callable[[nn.Module, torch.Generator, int], Tensor]:
+    """Symmetric contrastive loss in a batch; captions without clauses would have several right pictures, so all are full."""
+    tokens = tokenizer()
+
+    def loss(network: nn.Module, rng: torch.Generator, seed: int) -> Tensor:
+        batch = bank.batch(128, seed=seed)
+        ids = tokens(batch.captions(), padding="max_length", return_tensors="pt").input_ids
+        with torch.autocast("cpu", torch.bfloat16):
+            return network(input_ids=ids, pixel_values=2 * batch.images - 1, return_loss=True).loss.float()
+
+    return loss
+
+
+def vae_loss(bank: Bank) -> Callable[[nn.Module, torch.Generator, int], Tensor]:
+    """Reconstruction by L1, L2 and the L1 of differences between neighbours (edges), and the KL of the posterior."""
+
+    def loss(network: nn.Module, rng: torch.Generator, seed: int) -> Tensor:
+        images = 2 * bank.batch(16, seed=seed).images - 1
+        with torch.autocast("cpu", torch.bfloat16):
+            posterior = network.encode(images).latent_dist
+            mean, std = posterior.mean.float(), posterior.std.float()
+            latents = mean + std * torch.randn(mean.shape, generator=rng)
+            error = network.decode(latents).sample.float() - images
+        edges = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
+        divergence = 0.5 * (mean**2 + std**2 - 1 - 2 * std.clamp_min(1e-6).log()).mean()
+        return error.abs().mean() + 4 * (error**2).mean() + edges + 3e-4 * divergence
+
+    return loss
+
+
+def unet_loss(latents: Tensor, states: Tensor) -> Callable[[nn.Module, torch.Generator, int], Tensor]:
+    """Mean squared error of v = a n - b y at z = a y + b n.
+
+    Args:
+        latents: (n, variants of one picture's caption stored beside it) see `_encode`.
+        states: text states of each caption, the last row of all that of the empty caption.
+    """
+    alphas = networks.scheduler().alphas_cumprod.double()
+    a, b = alphas.sqrt().float(), (1 - alphas).sqrt().float()
+
+    def loss(network: nn.Module, rng: torch.Generator, seed: int) -> Tensor:
+        chosen = torch.randint(len(latents), (64,), generator=rng)
+        clean, text = latents[chosen].float(), states[chosen].float()
+        dropped = torch.rand(64, generator=rng) < 0.1
+        text = torch.where(dropped[:, None, None], states[-1].float(), text)
+        t = torch.randint(len(a), (64,), generator=rng)
+        noise = torch.randn(clean.shape, generator=rng)
+        at, bt = a[t, None, None, None], b[t, None, None, None]
+        with torch.autocast("cpu", torch.bfloat16):
+            predicted = network(at * clean + bt * noise, t, text).sample.float()
+        return ((predicted - (at * noise - bt * clean)) ** 2).mean()
+
+    return loss
+
+
+# ---------------------------------------------------------------- latents of the UNet's data
+@torch.no_grad()
+def _encode(bank: Bank, folder: Path, config: SolidsConfig) -> Iterator[TrainingStep]:
+    """Normalise the autoencoder's channels over the data and encode the UNet's pictures and captions, once."""
+    path, total = folder / "latents.safetensors", config.latents
+    if path.exists():
+        yield TrainingStep("latents", total, total)
+        return
+    autoencoder, text = load(networks.autoencoder(), folder, "vae"), load(networks.clip(), folder, "clip").text_model
+    tokens, latents, states = tokenizer(), [], []
+    for done in range(0, total, 100):
+        seed = zlib.crc32(f"{config.seed} latents {done}".encode())
+        batch = bank.batch(min(100, total - done), seed=seed)
+        captions = batch.captions(rng=torch.Generator().manual_seed(seed), silent=0.1)
+        ids = tokens(captions, padding="max_length", return_tensors="pt").input_ids
+        with torch.autocast("cpu", torch.bfloat16):
+            latents.append(autoencoder.encode(2 * batch.images - 1).latent_dist.mean.float())
+        states.append(text(ids).last_hidden_state.half())
+        yield TrainingStep("latents", done, total)
+    empty = tokens([""], padding="max_length", return_tensors="pt").input_ids
+    states.append(text(empty).last_hidden_state.half())
+    every = torch.cat(latents)
+    mean, std = every.mean((0, 2, 3)), every.std((0, 2, 3))
+    normalise(autoencoder, mean, std)
+    write_tensors(folder / "vae-normalised.safetensors", autoencoder.state_dict(), {"modeseek": WEIGHTS_KIND})
+    scaled = ((every - mean[:, None, None]) / std[:, None, None]).half()
+    write_tensors(path, {"latents": scaled, "states": torch.cat(states)}, {"modeseek": WEIGHTS_KIND})
+    yield TrainingStep("latents", total, total)
+
+
+@torch.no_grad()
+def normalise(autoencoder: nn.Module, mean: Tensor, std: Tensor) -> None:
+    """Fold y -> (y - mean)/std of each latent channel into the convolutions around the latent: same pictures, unit latents.
+
+    The encoder's last convolution gives means and log-variances; the decoder's first takes latents.
+    """
+    channels = len(mean)
+    before, after = autoencoder.quant_conv, autoencoder.post_quant_conv
+    before.weight[:channels] /= std[:, None, None, None]
+    before.bias[:channels] = (before.bias[:channels] - mean) / std
+    before.bias[channels:] -= 2 * std.log()
+    after.bias += (after.weight[:, :, 0, 0] * mean).sum(1)
+    after.weight *= std[None, :, None, None]
