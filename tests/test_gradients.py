@@ -1,5 +1,6 @@
 """Every gradient keeps the contract, and each is checked against what is known of it."""
 
+import copy
 import math
 from typing import get_args
 
@@ -132,10 +133,11 @@ def test_vsd_with_the_prior_as_auxiliary_is_zero(x):
 
 
 def test_vsd_auxiliary_learns_the_renders():
-    """Trained on points of N(m, s^2), the auxiliary denoiser approaches theirs; the caller's network is left alone."""
+    """Trained in place on points of N(m, s^2), the auxiliary denoiser approaches theirs; the net it was copied from is left alone."""
     net = EnergyNet(16).double()
     before = net.gain.clone()
-    vsd = VSD(denoiser=net, auxiliary=net, learning_rate=1e-2, adapt_steps=300, levels=NoiseLevels(low=0.1, high=1.0))
+    auxiliary = copy.deepcopy(net)
+    vsd = VSD(denoiser=net, auxiliary=auxiliary, learning_rate=1e-2, adapt_steps=300, levels=NoiseLevels(low=0.1, high=1.0))
     points = torch.randn(512, 2, dtype=torch.float64, generator=seeded()) * 0.1 + torch.tensor([0.5, -0.3], dtype=torch.float64)
     probe = torch.tensor([[0.0, 0.0], [1.0, 0.4]], dtype=torch.float64)
     sigma = torch.tensor(0.4, dtype=torch.float64)
@@ -146,6 +148,7 @@ def test_vsd_auxiliary_learns_the_renders():
     vsd.auxiliary.eval()
     assert float((vsd.auxiliary(probe, sigma) - truth).norm()) < 0.4 * untrained
     assert_close(net.gain, before)
+    assert vsd.auxiliary is auxiliary
 
 
 def test_sdi_inverts_to_the_level_it_asks_at(gaussian, x):

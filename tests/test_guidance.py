@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from modeseek import Counted, Guided, InvalidInput
+from modeseek import Counted, Guided, GuidedPair, InvalidInput
 
 
 def test_scale_one_is_no_guidance(mixture, gaussian, x, sigma):
@@ -40,3 +40,18 @@ def test_outside_the_interval_the_weaker_denoiser_is_not_called(mixture, gaussia
 def test_bad_interval():
     with pytest.raises(InvalidInput, match="lo < hi"):
         Guided(denoiser=lambda x, s: x, weaker=lambda x, s: x, scale=2.0, interval=(1.0, 0.5))
+
+
+def test_a_pair_evaluated_at_once_is_two_denoisers(mixture, gaussian, x):
+    sigma = torch.tensor([0.1, 0.5, 2.0, 0.1, 0.5, 2.0, 0.5], dtype=torch.float64)
+    asked = []
+
+    def both(x, sigma):
+        asked.append(len(x))
+        return mixture(x, sigma), gaussian(x, sigma)
+
+    pair = GuidedPair(denoiser=mixture, pair=both, scale=4.0, interval=(0.3, 1.0))
+    two = Guided(denoiser=mixture, weaker=gaussian, scale=4.0, interval=(0.3, 1.0))
+    assert_close(pair(x, sigma), two(x, sigma), rtol=0, atol=0)
+    assert_close(pair(x, torch.tensor(2.0)), mixture(x, torch.tensor(2.0)), rtol=0, atol=0)
+    assert asked == [7]

@@ -31,6 +31,7 @@ from modeseek.gradients import VSD as VSD
 from modeseek.gradients import Estimate as Estimate
 from modeseek.gradients import NoiseLevels as NoiseLevels
 from modeseek.guidance import Guided as Guided
+from modeseek.guidance import GuidedPair as GuidedPair
 from modeseek.priors import embedded as embedded
 from modeseek.product import ExactProduct as ExactProduct
 from modeseek.product import ProximalProduct as ProximalProduct

@@ -5,12 +5,13 @@ r"""Guidance: two denoisers in, one denoiser out (the paper's Eq. 13, in the one
 Classifier-free guidance (Ho & Salimans 2022) takes the unconditional denoiser as D_u, autoguidance (Karras et al. 2024) a worse model of
 the same condition. A limited interval (Kynkaanniemi et al. 2024) guides only where lo <= sigma <= hi. Since eps and score are
 linear in D, guiding D is guiding them. Do not confuse: threestudio's SDS, SJC and SDI write s for our s + 1.
-Two denoiser calls inside the interval, one outside it.
+`Guided` makes two denoiser calls inside the interval; `GuidedPair` has one network answer for both at once. Outside it both make one.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,43 @@ from torch import Tensor
 
 from modeseek.denoiser import Denoiser, as_sigma, per_item
 from modeseek.errors import InvalidInput
+
+Interval = tuple[float, float]
+EVERYWHERE: Interval = (0.0, math.inf)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidedPair:
+    """A denoiser guided by one call that returns both sides, as a network on the concatenated batch does; itself a `Denoiser`.
+
+    Args:
+        denoiser: D_c alone, asked where no item is guided.
+        pair: `(x, sigma) -> (D_c, D_u)`, asked where any item is.
+        scale: s; 1 is no guidance.
+        interval: (lo, hi), the noise levels at which to guide.
+
+    Example:
+        >>> pair = GuidedPair(denoiser=lambda x, s: x + 1, pair=lambda x, s: (x + 1, x), scale=3.0)
+        >>> pair(torch.zeros(1, 2), torch.tensor(1.0))
+        tensor([[3., 3.]])
+    """
+
+    denoiser: Denoiser
+    pair: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    scale: float
+    interval: Interval = EVERYWHERE
+
+    def __post_init__(self) -> None:
+        check_guidance(self.scale, self.interval)
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        sigma = as_sigma(sigma, x)
+        inside = (sigma >= self.interval[0]) & (sigma <= self.interval[1])
+        if self.scale == 1 or not bool(inside.any()):
+            return self.denoiser(x, sigma)
+        strong, weak = self.pair(x, sigma)
+        scale = per_item(torch.where(inside, self.scale, 1.0).to(x), x)
+        return weak + scale * (strong - weak)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,18 +77,19 @@ class Guided:
     denoiser: Denoiser
     weaker: Denoiser
     scale: float
-    interval: tuple[float, float] = (0.0, math.inf)
+    interval: Interval = EVERYWHERE
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.scale) or not 0 <= self.interval[0] < self.interval[1]:
-            raise InvalidInput(f"guidance needs a finite scale and 0 <= lo < hi, got {self.scale} and {self.interval}")
+        check_guidance(self.scale, self.interval)
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
-        sigma = as_sigma(sigma, x)
-        strong = self.denoiser(x, sigma)
-        inside = (sigma >= self.interval[0]) & (sigma <= self.interval[1])
-        if self.scale == 1 or not bool(inside.any()):
-            return strong
-        weak = self.weaker(x, sigma)
-        scale = per_item(torch.where(inside, self.scale, 1.0).to(x), x)
-        return weak + scale * (strong - weak)
+        return GuidedPair(denoiser=self.denoiser, pair=self._both, scale=self.scale, interval=self.interval)(x, sigma)
+
+    def _both(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        return self.denoiser(x, sigma), self.weaker(x, sigma)
+
+
+def check_guidance(scale: float, interval: Interval) -> None:
+    """Raise `InvalidInput` unless the scale is finite and the interval is one of noise levels."""
+    if not math.isfinite(scale) or not 0 <= interval[0] < interval[1]:
+        raise InvalidInput(f"guidance needs a finite scale and 0 <= lo < hi, got {scale} and {interval}")

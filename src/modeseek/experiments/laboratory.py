@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, Literal
@@ -88,10 +89,10 @@ class Method:
         return 1 if self.gradient is None else self.gradient.keywords.get("samples", 1)
 
     def build(self, prior: Denoiser, name: DensityName, kind: DenoiserName) -> Gradient:
-        """The gradient on a denoiser; VSD's auxiliary network starts from the prior's where that is learned."""
+        """The gradient on a denoiser; VSD's auxiliary network starts as a copy of the prior's where that is learned."""
         assert self.gradient is not None
         if self.gradient.func is VSD:
-            return self.gradient(denoiser=prior, auxiliary=learned(name) if kind == "learned" else EnergyNet(64))
+            return self.gradient(denoiser=prior, auxiliary=copy.deepcopy(learned(name)) if kind == "learned" else EnergyNet(64))
         return self.gradient(denoiser=prior)
 
 

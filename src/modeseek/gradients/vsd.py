@@ -3,14 +3,14 @@ r"""Variational score distillation (Wang et al. 2023, ProlificDreamer).
     g = E_{sigma, n}[ w(sigma) (D_aux(x_s; sigma) - D(x_s; sigma)) / sigma ],   x_s = x + sigma n
 
 D_aux is a second denoiser, trained on the renders as they move, so that g descends KL(law of renders | p) over noise levels. On
-Stable Diffusion it is a LoRA of the prior; for points it is a small network, started from the prior where that is a network. Estimating
-never learns: `adapt(x, rng)` trains D_aux, and the loop calls it after each step. Cost: two denoiser calls a sample (one of D_aux)
-and, in `adapt`, one of D_aux a training step. threestudio runs D_aux twice under a guidance scale of 1, which changes nothing.
+Stable Diffusion it is a LoRA of the prior (`prior.auxiliary`); for points it is a small network, started as a copy of the prior
+where that is a network. Estimating never learns: `adapt(x, rng)` trains D_aux, and the loop calls it after each step. Cost: two
+denoiser calls a sample (one of D_aux) and, in `adapt`, one of D_aux a training step. threestudio runs D_aux twice under a guidance
+scale of 1, which changes nothing.
 """
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field
 
 import torch
@@ -27,7 +27,8 @@ class VSD:
 
     Args:
         denoiser: D of the (guided) prior.
-        auxiliary: D_aux, a module called `(x, sigma)` with parameters to train; it is copied, the caller's stays as it is.
+        auxiliary: D_aux, a module called `(x, sigma)` with parameters to train. It is used as it is and trained in place: give a copy
+            where it is needed elsewhere.
         levels: law and weight of sigma.
         samples: Monte-Carlo samples an estimate.
         noise: "fresh" or "fixed" n.
@@ -47,9 +48,8 @@ class VSD:
     optimiser: torch.optim.Optimizer = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        module = copy.deepcopy(self.auxiliary).requires_grad_(True)
-        object.__setattr__(self, "auxiliary", module)
-        object.__setattr__(self, "optimiser", torch.optim.Adam(module.parameters(), lr=self.learning_rate))
+        self.auxiliary.requires_grad_(True)
+        object.__setattr__(self, "optimiser", torch.optim.Adam(self.auxiliary.parameters(), lr=self.learning_rate))
 
     def __call__(self, x: Tensor, *, progress: float, rng: torch.Generator) -> Estimate:
         check_point(x, progress)
