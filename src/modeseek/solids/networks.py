@@ -42,7 +42,7 @@ def unet() -> UNet2DConditionModel:
         sample_size=SIZE // 4,
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
-        block_out_channels=(96, 144, 144),
+        block_out_channels=(96, 128, 144),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         layers_per_block=1,

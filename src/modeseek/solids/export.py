@@ -1,0 +1,96 @@
+"""From finished training to what ships: a stock `StableDiffusionPipeline` folder in half precision, with the image-text model, the judge
+and a model card beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import nn
+
+from modeseek.files import read_json, write_atomically, write_json, write_tensors, write_text
+from modeseek.solids import networks
+from modeseek.solids.text import tokenizer
+from modeseek.solids.training import SolidsConfig, load
+
+JUDGE_KIND = "solids-judge"
+
+
+def export(folder: Path, destination: Path, *, card: str) -> None:
+    """Write the networks trained in `folder` to `destination`, file by file and atomically.
+
+    Args:
+        folder: where `train_solids` left its weights.
+        destination: pipeline folder; what is there is replaced.
+        card: text of its README.md.
+    """
+    from diffusers import StableDiffusionPipeline
+    from transformers import CLIPTextModel
+
+    clip = load(networks.clip(), folder, "clip")
+    text = CLIPTextModel(clip.config.text_config)
+    missing = text.load_state_dict(clip.text_model.state_dict(), strict=False)
+    if missing.missing_keys or missing.unexpected_keys:
+        text.text_model.load_state_dict(clip.text_model.state_dict())
+    pipeline = StableDiffusionPipeline(
+        vae=load(networks.autoencoder(), folder, "vae-normalised"),
+        unet=load(networks.unet(), folder, "unet"),
+        text_encoder=text,
+        tokenizer=tokenizer(),
+        scheduler=networks.scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    judge = load(networks.Judge(), folder, "judge")
+    with TemporaryDirectory() as made:
+        pipeline.to(dtype=torch.float16).save_pretrained(made, safe_serialization=True)
+        clip.half().save_pretrained(Path(made) / "clip", safe_serialization=True)
+        stated = Path(made) / "text_encoder" / "config.json"  # else it alone would be loaded in half precision
+        write_json(stated, read_json(stated) | {"dtype": "float32"})
+        for source in sorted(path for path in Path(made).rglob("*") if path.is_file()):
+            content = source.read_bytes()
+            write_atomically(destination / source.relative_to(made), lambda path, content=content: path.write_bytes(content))
+    write_tensors(destination / "judge.safetensors", {k: v.half() for k, v in judge.state_dict().items()}, {"modeseek": JUDGE_KIND})
+    write_text(destination / "README.md", card)
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def parameters(network: nn.Module) -> int:
+    """How many numbers a network has."""
+    return sum(value.numel() for value in network.parameters())
+
+
+def model_card(config: SolidsConfig, measured: dict[str, str]) -> str:
+    """The card of a prior trained with `config`, with the figures measured on it."""
+    rows = "\n".join(f"| {name} | {value} |" for name, value in measured.items())
+    return CARD.format(config=config, rows=rows)
+
+
+CARD = """# solids
+
+A text-to-image latent diffusion model of shaded solids, in the layout of Stable Diffusion: `StableDiffusionPipeline.from_pretrained` loads
+it. It was trained from nothing on pictures that `modeseek.solids` renders, so that the exact shape behind every caption is known.
+
+- Pictures: 64 x 64. Eight shapes, alone or on a base; six composites (house, car, mushroom, rocket, robot, boat); eight colours; four
+  backgrounds; front, side and back views (azimuth +-30 degrees, elevation 8 to 32) and overhead ones (elevation 55 to 75).
+- Language: `a red cube on a blue cylinder, grey background, front view`; both clauses may be left out. Other words are unknown to it.
+- Parts: AutoencoderKL (16 x 16 x 8, channels normalised), UNet2DConditionModel (v-prediction, zero terminal SNR), the text tower of a
+  CLIPModel trained on the same pictures (`clip/`), and an independent attribute classifier (`judge.safetensors`).
+- Held out of training: one colour of each object, one base colour for each shape (`Scene.held_out`).
+- Limits: it knows nothing but this world; it draws no text, no people, nothing else. Numbers from its features are not FID or CLIP scores.
+- Rebuild: `modeseek train solids`, resumable.
+
+    {config}
+
+| measured | |
+|---|---|
+{rows}
+
+Licence: Apache-2.0, as the package.
+"""

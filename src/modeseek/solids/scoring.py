@@ -1,0 +1,86 @@
+"""What the embedded prior's world is scored with: an attribute judge, and the features of the image-text model.
+
+The numbers are called `judge`, `frechet-solids` and `similarity-solids`: these small networks are no Inception and no CLIP ViT-L/14, and
+no figure of theirs compares with published FID or CLIP scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from modeseek.errors import InvalidInput
+from modeseek.files import read_tensors
+from modeseek.solids.data import ATTRIBUTES, labels
+from modeseek.solids.export import JUDGE_KIND
+from modeseek.solids.networks import Judge
+from modeseek.solids.text import tokenizer
+from modeseek.solids.words import parse
+
+ASSETS = Path(__file__).parent.parent / "assets" / "solids"
+
+
+class Scorer:
+    """Judge, image features and image-text similarity, on pictures (n, 3, 64, 64) in [0, 1].
+
+    Args:
+        folder: of the pipeline; the package's own by default.
+    """
+
+    def __init__(self, folder: Path = ASSETS) -> None:
+        from transformers import CLIPModel
+
+        self.judge = Judge()
+        self.judge.load_state_dict(read_tensors(folder / "judge.safetensors", kind=JUDGE_KIND)[0])
+        self.judge.float().eval().requires_grad_(False)
+        self.clip = CLIPModel.from_pretrained(folder / "clip", local_files_only=True).float().eval().requires_grad_(False)
+        self.tokens = tokenizer()
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        """Projected features of the image tower, not normalised: (n, 64)."""
+        pooled = self.clip.vision_model(pixel_values=2 * images.clamp(0, 1) - 1).pooler_output
+        return self.clip.visual_projection(pooled)
+
+    @torch.no_grad()
+    def similarity(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Cosine of each picture's and its prompt's feature: (n,)."""
+        ids = self.tokens(list(prompts), padding="max_length", return_tensors="pt").input_ids
+        text = self.clip.text_projection(self.clip.text_model(input_ids=ids).pooler_output)
+        return (normalize(self.features(images), dim=1) * normalize(text, dim=1)).sum(1)
+
+    def agreement(self, images: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Whether the judge sees what each prompt says, attribute by attribute: (n,) of 0, 1, or NaN where the prompt is silent.
+
+        "all" is every attribute the prompt names but the view.
+        """
+        if len(images) != len(prompts):
+            raise InvalidInput(f"one prompt a picture needed, got {len(images)} pictures and {len(prompts)} prompts")
+        seen = self.judge.attributes(images.clamp(0, 1))
+        wanted = torch.tensor([_wanted(prompt) for prompt in prompts])
+        right = torch.where(wanted < 0, torch.nan, (seen == wanted).float())
+        found = dict(zip(ATTRIBUTES, right.T, strict=True))
+        named = right[:, :-1]
+        return {**found, "all": (named.nan_to_num(1.0) == 1).all(1).float()}
+
+
+def _wanted(prompt: str) -> list[int]:
+    """Class indices that a prompt asks for, -1 where it is silent."""
+    scene, view = parse(prompt)
+    filled = labels(type(scene)(**{**vars(scene), "background": scene.background or "white"}), view or "front")
+    if scene.background is None:
+        filled[-2] = -1
+    if view is None:
+        filled[-1] = -1
+    return filled
+
+
+@cache
+def scorer() -> Scorer:
+    """The package's own scorer, loaded once."""
+    return Scorer()
