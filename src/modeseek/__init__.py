@@ -19,9 +19,12 @@ from modeseek.drawing import ExactDraw as ExactDraw
 from modeseek.drawing import ProximalDraw as ProximalDraw
 from modeseek.drawing import SplitDraw as SplitDraw
 from modeseek.errors import InvalidInput as InvalidInput
+from modeseek.errors import MissingPackage as MissingPackage
 from modeseek.errors import ModeseekError as ModeseekError
 from modeseek.errors import NonFiniteError as NonFiniteError
+from modeseek.errors import OutOfMemory as OutOfMemory
 from modeseek.errors import OutputError as OutputError
+from modeseek.errors import PromptCut as PromptCut
 from modeseek.errors import WeightsError as WeightsError
 from modeseek.gradients import MSD as MSD
 from modeseek.gradients import SDI as SDI
@@ -33,8 +36,12 @@ from modeseek.gradients import NoiseLevels as NoiseLevels
 from modeseek.guidance import Guided as Guided
 from modeseek.guidance import GuidedPair as GuidedPair
 from modeseek.priors import embedded as embedded
+from modeseek.priors import load_prior as load_prior
 from modeseek.product import ExactProduct as ExactProduct
 from modeseek.product import ProximalProduct as ProximalProduct
+from modeseek.representations import CoordinateMLP as CoordinateMLP
+from modeseek.representations import Latents as Latents
+from modeseek.representations import Pixels as Pixels
 from modeseek.representations import Points as Points
 from modeseek.schedules import AdaptiveBandwidth as AdaptiveBandwidth
 from modeseek.schedules import ExponentialBandwidth as ExponentialBandwidth
