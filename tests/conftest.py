@@ -1,5 +1,7 @@
 """Shared fixtures: float64, asymmetric targets (symmetric ones hide sign errors), seeded generators."""
 
+from functools import cache
+
 import pytest
 import torch
 
@@ -25,6 +27,15 @@ def mixture():
 def gaussian():
     """One isotropic Gaussian away from the origin, standard deviation 0.5."""
     return GaussianMixture(torch.ones(1), torch.tensor([[0.3, -0.7]]), 0.25 * torch.eye(2)[None])
+
+
+@pytest.fixture(scope="session")
+def pipeline_folder(tmp_path_factory):
+    """`pipeline_folder("sd1")` is the folder of a tiny random pipeline of that family (see `tiny`), built once a session."""
+    import tiny
+
+    root = tmp_path_factory.mktemp("pipelines")
+    return cache(lambda family: tiny.write(family, root / family))
 
 
 @pytest.fixture

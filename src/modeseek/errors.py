@@ -19,3 +19,15 @@ class WeightsError(ModeseekError, ValueError):
 
 class OutputError(ModeseekError, OSError):
     """An output folder cannot be written, or holds results of another run."""
+
+
+class MissingPackage(ModeseekError, ImportError):
+    """An optional package is not installed, or cannot be imported; the message says how to get it."""
+
+
+class OutOfMemory(ModeseekError, MemoryError):
+    """A network did not fit into memory; the message names the options that lower what it needs."""
+
+
+class PromptCut(UserWarning):
+    """A prompt is longer than a text encoder reads; the text says what was cut. `warnings.simplefilter("error", PromptCut)` refuses."""

@@ -27,11 +27,16 @@ class ImagePrior(Protocol):
         device: where x lives.
     """
 
-    event: tuple[int, int, int]
-    image_size: tuple[int, int]
-    sigmas: tuple[float, float]
-    data_std: float
-    device: torch.device
+    @property
+    def event(self) -> tuple[int, int, int]: ...
+    @property
+    def image_size(self) -> tuple[int, int]: ...
+    @property
+    def sigmas(self) -> tuple[float, float]: ...
+    @property
+    def data_std(self) -> float: ...
+    @property
+    def device(self) -> torch.device: ...
 
     def denoiser(
         self,

@@ -1,0 +1,121 @@
+"""The networks of a pipeline folder, each loaded by itself, so that what is missing, broken or foreign is named.
+
+Only safetensors are opened: a pickle can run code. diffusers and transformers fill weights that a file lacks with random ones and
+merely log it; here that is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from modeseek.errors import InvalidInput, MissingPackage, WeightsError
+
+VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
+NETWORKS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
+
+
+def load_networks(folder: Path, index: dict[str, Any], *, dtype: torch.dtype, variant: str | None) -> dict[str, nn.Module | None]:
+    """Each network that the index names, frozen, in evaluation mode; the autoencoder in float32, to be cast by the caller.
+
+    Raises:
+        InvalidInput: a network of a foreign library.
+        WeightsError: weights missing, incomplete, truncated, pickled, or of another shape.
+    """
+    named = {name: index[name] for name in NETWORKS if name in index}
+    return {
+        name: load_network(folder / name, *entry, dtype=torch.float32 if name == "vae" else dtype, variant=variant) if entry[0] else None
+        for name, entry in named.items()
+    }
+
+
+def load_network(folder: Path, library: str, kind: str, *, dtype: torch.dtype, variant: str | None) -> nn.Module:
+    """One network."""
+    import diffusers
+    import transformers
+    from safetensors import SafetensorError
+
+    network_class = getattr({"diffusers": diffusers, "transformers": transformers}.get(library), kind, None)
+    if not (isinstance(network_class, type) and issubclass(network_class, diffusers.ModelMixin | transformers.PreTrainedModel)):
+        raise InvalidInput(f"{folder} is a {library} {kind}, which is no network of diffusers or transformers; code of others is not run")
+    check_files(folder, variant)
+    settings: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "local_files_only": True, "output_loading_info": True}
+    if variant is not None and list(folder.glob(f"*.{variant}*.safetensors")):
+        settings["variant"] = variant
+    try:
+        loaded: Any = network_class.from_pretrained(folder, **settings)
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        words = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise WeightsError(f"the weights in {folder} do not load ({words}); were they cut short? Fetch them again") from error
+    network, found = loaded
+    missing = sorted(found["missing_keys"])
+    if missing:
+        raise WeightsError(f"the weights in {folder} lack {len(missing)} tensors of a {kind}, such as {missing[0]}; fetch them again")
+    return network.eval().requires_grad_(False)
+
+
+def check_files(folder: Path, variant: str | None) -> None:
+    """Raise `WeightsError` unless the folder holds a configuration and safetensors of the variant, or of no variant."""
+    if not (folder / "config.json").is_file():
+        raise WeightsError(f"{folder} has no config.json: the download may be incomplete; fetch it again (download=True)")
+    files = [path.name for path in folder.glob("*.safetensors")]
+    plain = [name for name in files if name.count(".") == 1]  # a variant stands between two dots
+    if plain or (variant is not None and any(f".{variant}" in name for name in files)):
+        return
+    if files:
+        raise WeightsError(f"{folder} holds only {', '.join(sorted(files))}: name the variant, such as variant='fp16'")
+    pickles = sorted(path.name for suffix in ("bin", "ckpt", "pt", "pth") for path in folder.glob(f"*.{suffix}"))
+    if pickles:
+        raise WeightsError(
+            f"{folder} holds only pickled weights ({pickles[0]}), which can run code and are not opened; convert to safetensors"
+        )
+    raise WeightsError(f"{folder} holds no weights (*.safetensors): the download may be incomplete; fetch it again (download=True)")
+
+
+def check_others(folder: Path, index: dict[str, Any]) -> None:
+    """Raise `WeightsError` where a tokenizer or the scheduler is missing: diffusers would make one up from the folder above."""
+    for name, entry in index.items():
+        if name in NETWORKS or not isinstance(entry, list) or entry[0] is None:
+            continue
+        if not (folder / name).is_dir():
+            raise WeightsError(f"{folder / name} is missing: the download may be incomplete; fetch it again (download=True)")
+        if name.startswith("tokenizer") and not any((folder / name / file).is_file() for file in VOCABULARIES):
+            raise WeightsError(f"{folder / name} holds no vocabulary ({', '.join(VOCABULARIES)}); fetch it again (download=True)")
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """diffusers and transformers without progress bars and log lines: what matters is raised or warned of here.
+
+    Raises:
+        MissingPackage: one of them cannot be imported.
+    """
+    try:
+        from transformers.utils import logging as transformers_logging  # isort: skip
+
+        level = transformers_logging.get_verbosity()
+        transformers_logging.set_verbosity_error()  # before diffusers, whose import makes it talk
+        from diffusers.utils import logging as diffusers_logging
+    except (ImportError, RuntimeError) as error:  # a torchvision of another build raises RuntimeError
+        words = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise MissingPackage(
+            f"diffusers cannot be imported ({words}); pip install modeseek, and remove a torchvision not made for this torch"
+        ) from error
+    libraries = [(transformers_logging, level), (diffusers_logging, diffusers_logging.get_verbosity())]
+    bars = [(library, library.is_progress_bar_enabled()) for library, _ in libraries]
+    try:
+        for library, _ in libraries:
+            library.set_verbosity_error()
+            library.disable_progress_bar()
+        yield
+    finally:
+        for library, level in libraries:
+            library.set_verbosity(level)
+        for library, enabled in bars:
+            if enabled:
+                library.enable_progress_bar()

@@ -1,0 +1,110 @@
+"""Where a pipeline lies on disk: a folder in diffusers' layout, or a model id of the Hugging Face hub in its cache.
+
+Nothing is downloaded unless asked. `HF_HUB_OFFLINE`, `HF_HOME` and `HF_HUB_CACHE` mean what they mean to the hub's own library.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from modeseek.errors import InvalidInput, WeightsError
+
+MODEL_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+REMOVED = {f"stabilityai/stable-diffusion-{name}": f"sd2-community/stable-diffusion-{name}" for name in ("2", "2-base", "2-1", "2-1-base")}
+"""Taken off the hub by their owner -> copies kept by others; named in the message, never put in their place: trust is the user's choice."""
+LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")  # never needed for D, the encoder or the decoder
+
+
+def locate(path_or_id: str | Path, *, supported: tuple[str, ...], variant: str | None, download: bool) -> Path:
+    """The folder of a pipeline, fetched first where `download` allows it.
+
+    Raises:
+        InvalidInput: neither a folder nor a model id; a model that was taken off the hub; a family that is not supported.
+        WeightsError: the model is not on disk and may not, or could not, be downloaded.
+    """
+    path = Path(path_or_id).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file():
+        raise InvalidInput(f"{path} is a file: a folder in diffusers' layout (with model_index.json) is expected")
+    name = str(path_or_id)
+    if not MODEL_ID.fullmatch(name):
+        raise InvalidInput(f"there is no folder {name}, and it is no model id of the form owner/name")
+    cached = _cached(name)
+    if cached is not None and (not download or _offline()):
+        return cached
+    if name in REMOVED:
+        raise InvalidInput(
+            f"{name} was taken off the hub by its owner; a copy kept by others is {REMOVED[name]}: give that id if you trust it"
+        )
+    if not download or _offline():
+        raise WeightsError(_how_to_get(name, download))
+    return _download(name, supported, variant)
+
+
+def read_index(folder: Path, supported: tuple[str, ...]) -> dict[str, Any]:
+    """model_index.json of a folder, checked to be of a supported family.
+
+    Raises:
+        InvalidInput: there is none, it is not readable, or names another family.
+    """
+    path = folder / "model_index.json"
+    if not path.is_file():
+        raise InvalidInput(f"{folder} is no diffusers pipeline: it has no model_index.json; give the folder that save_pretrained wrote")
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+        family = index["_class_name"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidInput(f"{path} is not readable as the index of a pipeline ({error}); fetch it again") from error
+    if family not in supported:
+        raise InvalidInput(f"{folder} holds a {family}, which is not supported; supported are {', '.join(supported)}")
+    return index
+
+
+def _cached(name: str) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+
+
+def _offline() -> bool:
+    from huggingface_hub import constants
+
+    return constants.HF_HUB_OFFLINE
+
+
+def _how_to_get(name: str, download: bool) -> str:
+    from huggingface_hub import constants
+
+    looked = f"{name} is not on disk: there is no such folder, and it is not in the hub's cache {constants.HF_HUB_CACHE}"
+    if download:
+        return f"{looked}; HF_HUB_OFFLINE is set, so it was not downloaded: unset it, or copy the model here"
+    return f"{looked}; allow the download (download=True, --download), or run `hf download {name}`"
+
+
+def _download(name: str, supported: tuple[str, ...], variant: str | None) -> Path:
+    """Fetch the index first, so that nothing large comes for a family that cannot be used; then safetensors and small files only."""
+    from diffusers import DiffusionPipeline
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        read_index(Path(hf_hub_download(name, "model_index.json")).parent, supported)
+        skipped = dict.fromkeys(LEFT_OUT)
+        return Path(DiffusionPipeline.download(name, use_safetensors=True, variant=variant, **skipped))
+    except EntryNotFoundError as error:
+        raise InvalidInput(f"{name} is no diffusers pipeline: it has no model_index.json on the hub") from error
+    except InvalidInput:
+        raise
+    except Exception as error:  # the hub's library changes its HTTP client, and with it the errors, between versions
+        words = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise WeightsError(
+            f"{name} could not be downloaded ({words}); check the id, the connection, and `hf auth login` for gated models"
+        ) from error
