@@ -16,7 +16,7 @@ from torch import Tensor
 
 from modeseek.files import read_tensors, write_tensors
 from modeseek.solids.rendering import colour, palette, trace, view_cameras
-from modeseek.solids.shapes import solid
+from modeseek.solids.shapes import Solid, solid
 from modeseek.solids.words import BACKGROUNDS, BASES, COLOURS, COMPOSITES, SHAPES, VIEWS, Scene, scenes, structures
 
 KIND = "solids-bank"
@@ -110,7 +110,7 @@ def build_bank(folder: Path, *, per_view: int, size: int = 64, seed: int = 0) ->
         yield done, len(STRUCTURES)
 
 
-def _traced(shape, view: str, count: int, size: int, rng: torch.Generator) -> Tensor:
+def _traced(shape: Solid, view: str, count: int, size: int, rng: torch.Generator) -> Tensor:
     cameras = view_cameras(view, count, rng=rng)
     groups = torch.arange(count).split(16)
     parts = [trace(shape, type(cameras)(cameras.azimuth[g], cameras.elevation[g], cameras.distance[g]), size=size) for g in groups]

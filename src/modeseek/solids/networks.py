@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import torch
@@ -87,7 +88,7 @@ class Judge(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         widths = [3, 32, 64, 96, 128, 128]
-        self.convolutions = nn.ModuleList(nn.Conv2d(i, o, 3, stride=2, padding=1) for i, o in zip(widths, widths[1:], strict=False))
+        self.convolutions = nn.ModuleList(nn.Conv2d(i, o, 3, stride=2, padding=1) for i, o in itertools.pairwise(widths))
         self.norms = nn.ModuleList(nn.GroupNorm(8, width) for width in widths[1:])
         self.heads = nn.ModuleList(nn.Linear(128 * 4, len(classes)) for classes in ATTRIBUTES.values())
 

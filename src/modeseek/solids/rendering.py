@@ -5,7 +5,7 @@ Shading is Lambertian with one light fixed in the world, from the front, left an
 
     colour = albedo (ambient + (1 - ambient) max(0, normal . light))
 
-A picture is linear in the palette: with `steps x steps` rays a pixel, pixel = sum over slots of W_slot albedo_slot + W_background background.
+A picture is linear in the palette: with several rays a pixel, pixel = sum over slots of W_slot albedo_slot + W_background background.
 `trace` returns the weights W, from which any colouring of a geometry is one product (`colour`).
 """
 

@@ -145,7 +145,9 @@ def _mushroom() -> list[Part]:
 
 
 def _rocket() -> list[Part]:
-    fins = [Part(box, (0.24, 0.04, 0.20), "steel", at=(x, y, -0.62), turn=t) for x, y, t in ((0.0, 0.34, 90), (0.0, -0.34, 90), (-0.34, 0.0, 0))]
+    fins = [
+        Part(box, (0.24, 0.04, 0.20), "steel", at=(x, y, -0.62), turn=t) for x, y, t in ((0.0, 0.34, 90), (0.0, -0.34, 90), (-0.34, 0.0, 0))
+    ]
     return [
         Part(cylinder, (0.30, 0.46), at=(0, 0, -0.20)),
         Part(cone, (0.30, 0.0, 0.32), "light", at=(0, 0, 0.58)),

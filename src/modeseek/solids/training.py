@@ -48,9 +48,9 @@ class SolidsConfig:
     per_view: int = 96
     judge: int = 3000
     clip: int = 1000
-    vae: int = 4000
-    unet: int = 12000
-    latents: int = 40_000
+    vae: int = 3000
+    unet: int = 3600
+    latents: int = 30_000
     seed: int = 0
 
 
@@ -166,7 +166,9 @@ def judge_loss(bank: Bank) -> Callable[[nn.Module, torch.Generator, int], Tensor
 
     def loss(network: nn.Module, rng: torch.Generator, seed: int) -> Tensor:
         batch = bank.batch(128, seed=seed, held_out=None)
-        images = batch.images + 0.03 * torch.rand(len(batch.images), 1, 1, 1, generator=rng) * torch.randn(batch.images.shape, generator=rng)
+        images = batch.images + 0.03 * torch.rand(len(batch.images), 1, 1, 1, generator=rng) * torch.randn(
+            batch.images.shape, generator=rng
+        )
         if float(torch.rand((), generator=rng)) < 0.3:
             images = interpolate(avg_pool2d(images, 2), scale_factor=2, mode="bilinear")
         with torch.autocast("cpu", torch.bfloat16):
@@ -210,8 +212,8 @@ def unet_loss(latents: Tensor, states: Tensor) -> Callable[[nn.Module, torch.Gen
     """Mean squared error of v = a n - b y at z = a y + b n.
 
     Args:
-        latents: (n, variants of one picture's caption stored beside it) see `_encode`.
-        states: text states of each caption, the last row of all that of the empty caption.
+        latents: (n, channels, h, w), one a picture.
+        states: (n + 1, tokens, width), the text states of each caption and, last, of the empty one.
     """
     alphas = networks.scheduler().alphas_cumprod.double()
     a, b = alphas.sqrt().float(), (1 - alphas).sqrt().float()

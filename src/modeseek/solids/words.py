@@ -32,9 +32,7 @@ COLOURS = {
 }
 BACKGROUNDS = {"white": (0.97, 0.97, 0.97), "grey": (0.50, 0.50, 0.50), "black": (0.04, 0.04, 0.04), "navy": (0.08, 0.10, 0.32)}
 VIEWS = ("front", "side", "back", "overhead")
-WORDS = tuple(
-    dict.fromkeys(("a", "an", "on", ",", "background", "view", *SHAPES, *COMPOSITES, *COLOURS, *BACKGROUNDS, *VIEWS))
-)
+WORDS = tuple(dict.fromkeys(("a", "an", "on", ",", "background", "view", *SHAPES, *COMPOSITES, *COLOURS, *BACKGROUNDS, *VIEWS)))
 
 
 @dataclass(frozen=True, kw_only=True)
