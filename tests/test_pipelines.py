@@ -415,6 +415,10 @@ def test_empty_and_misplaced_prompts(prior):
             prior("sd1").denoiser(prompts)
     with pytest.raises(InvalidInput, match="unconditional"):
         prior("pixels").denoiser(["a cube"])
+    with pytest.raises(InvalidInput, match="no negative prompt"):
+        prior("pixels").denoiser([""], negative="a cube")
+    with pytest.raises(InvalidInput, match="lo < hi"):
+        prior("sd1").denoiser(PROMPTS, guidance=1.0, interval=(2.0, 1.0))
     with pytest.raises(InvalidInput, match="from 0 to 4"):
         prior("pixel-classes").denoiser(["5"])
     with pytest.raises(InvalidInput, match="goldfish"):

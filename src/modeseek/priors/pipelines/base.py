@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from modeseek.denoiser import Denoiser, Network
 from modeseek.errors import InvalidInput, OutOfMemory
-from modeseek.guidance import EVERYWHERE, GuidedPair
+from modeseek.guidance import EVERYWHERE, GuidedPair, check_guidance
 from modeseek.priors.pipelines.codecs import Codec
 from modeseek.priors.pipelines.components import quiet_libraries
 from modeseek.priors.pipelines.lora import LowRankAuxiliary
@@ -96,7 +96,10 @@ class PipelinePrior:
         Raises:
             InvalidInput: an empty prompt, a bare string, a prompt for a model without text, or a setting that this model does not have.
         """
+        check_guidance(guidance, interval)
         conditions = self._conditions(prompts)
+        if self.family.guidance == "none" and negative:
+            raise InvalidInput(f"this model is unconditional: it takes no negative prompt, got {negative!r}")
         if self.family.guidance == "embedded":
             if negative or interval != EVERYWHERE:
                 raise InvalidInput("this network has its guidance distilled into it: it takes neither a negative prompt nor an interval")

@@ -18,8 +18,10 @@ REMOVED = {f"stabilityai/stable-diffusion-{name}": f"sd2-community/stable-diffus
 LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")  # never needed for D, the encoder or the decoder
 
 
-def locate(path_or_id: str | Path, *, supported: tuple[str, ...], variant: str | None, download: bool) -> Path:
-    """The folder of a pipeline, fetched first where `download` allows it.
+def locate(
+    path_or_id: str | Path, *, supported: tuple[str, ...], variant: str | None, left_out: tuple[str, ...] = LEFT_OUT, download: bool
+) -> Path:
+    """The folder of a pipeline, fetched first where `download` allows it, without the parts to be left out.
 
     Raises:
         InvalidInput: neither a folder nor a model id; a model that was taken off the hub; a family that is not supported.
@@ -34,7 +36,7 @@ def locate(path_or_id: str | Path, *, supported: tuple[str, ...], variant: str |
     if not MODEL_ID.fullmatch(name):
         raise InvalidInput(f"there is no folder {name}, and it is no model id of the form owner/name")
     cached = _cached(name)
-    if cached is not None and (not download or _offline()):
+    if cached is not None and (not download or _offline() or name in REMOVED):
         return cached
     if name in REMOVED:
         raise InvalidInput(
@@ -42,7 +44,7 @@ def locate(path_or_id: str | Path, *, supported: tuple[str, ...], variant: str |
         )
     if not download or _offline():
         raise WeightsError(_how_to_get(name, download))
-    return _download(name, supported, variant)
+    return _download(name, supported, variant, left_out)
 
 
 def read_index(folder: Path, supported: tuple[str, ...]) -> dict[str, Any]:
@@ -89,7 +91,7 @@ def _how_to_get(name: str, download: bool) -> str:
     return f"{looked}; allow the download (download=True, --download), or run `hf download {name}`"
 
 
-def _download(name: str, supported: tuple[str, ...], variant: str | None) -> Path:
+def _download(name: str, supported: tuple[str, ...], variant: str | None, left_out: tuple[str, ...]) -> Path:
     """Fetch the index first, so that nothing large comes for a family that cannot be used; then safetensors and small files only."""
     from diffusers import DiffusionPipeline
     from huggingface_hub import hf_hub_download
@@ -97,8 +99,7 @@ def _download(name: str, supported: tuple[str, ...], variant: str | None) -> Pat
 
     try:
         read_index(Path(hf_hub_download(name, "model_index.json")).parent, supported)
-        skipped = dict.fromkeys(LEFT_OUT)
-        return Path(DiffusionPipeline.download(name, use_safetensors=True, variant=variant, **skipped))
+        return Path(DiffusionPipeline.download(name, use_safetensors=True, variant=variant, **dict.fromkeys(left_out)))
     except EntryNotFoundError as error:
         raise InvalidInput(f"{name} is no diffusers pipeline: it has no model_index.json on the hub") from error
     except InvalidInput:

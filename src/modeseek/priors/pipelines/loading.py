@@ -60,14 +60,14 @@ def load_prior(
         OutOfMemory: the model does not fit on the device.
     """
     device, network_dtype = checked_device(device), checked_dtype(dtype)
+    left_out = LEFT_OUT if t5 else (*LEFT_OUT, "text_encoder_3", "tokenizer_3")
     with quiet_libraries():
-        folder = locate(path_or_id, supported=tuple(FAMILIES), variant=variant, download=download)
+        folder = locate(path_or_id, supported=tuple(FAMILIES), variant=variant, left_out=left_out, download=download)
         index = read_index(folder, tuple(FAMILIES))
-        if not t5:
-            if index["_class_name"] != "StableDiffusion3Pipeline":
-                raise InvalidInput(f"t5=False is for Stable Diffusion 3; {index['_class_name']} has no text encoder to leave out")
-            index |= {"text_encoder_3": [None, None], "tokenizer_3": [None, None]}
-        check_others(folder, {name: entry for name, entry in index.items() if name not in LEFT_OUT})
+        if not t5 and index["_class_name"] != "StableDiffusion3Pipeline":
+            raise InvalidInput(f"t5=False is for Stable Diffusion 3; {index['_class_name']} has no text encoder to leave out")
+        index |= {name: [None, None] for name in left_out if name in index}
+        check_others(folder, index)
         with memory_advice(f"loading {folder}"):
             pipeline = assemble(folder, index, load_networks(folder, index, dtype=network_dtype, variant=variant))
             cast_autoencoder(pipeline, network_dtype, vae_dtype)
@@ -79,8 +79,7 @@ def assemble(folder: Path, index: dict[str, Any], networks: dict[str, nn.Module 
     """diffusers' pipeline around networks that are already loaded: its tokenizers and its scheduler come from the folder."""
     import diffusers
 
-    parts: dict[str, Any] = dict(networks) | {name: None for name in LEFT_OUT if name in index}
-    parts |= {name: None for name, entry in index.items() if entry == [None, None]}
+    parts: dict[str, Any] = networks | {name: None for name, entry in index.items() if entry == [None, None]}
     if "requires_safety_checker" in index:
         parts["requires_safety_checker"] = False
     try:
