@@ -42,9 +42,10 @@ class Family(Protocol):
         lora_targets: ends of the names of the layers that a LoRA adapts.
     """
 
-    guidance: GuidanceKind
-    lora_targets: tuple[str, ...]
-
+    @property
+    def guidance(self) -> GuidanceKind: ...
+    @property
+    def lora_targets(self) -> tuple[str, ...]: ...
     @property
     def network(self) -> nn.Module:
         """The denoising network, looked up in the pipeline at each call, so that its owner may compile or replace it."""
