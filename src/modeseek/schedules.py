@@ -8,12 +8,13 @@ sqrt(0.1) ("0.316"). `AdaptiveBandwidth` alone looks at the points and asks the 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from modeseek.denoiser import Denoiser
+from modeseek.denoiser import Denoiser, DiscreteLevels
 from modeseek.errors import InvalidInput
 
 
@@ -42,6 +43,29 @@ def loglinear(steps: int, *, sigma_min: float = 0.002, sigma_max: float = 5.0, d
     ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
     levels = sigma_max * (sigma_min / sigma_max) ** ramp
     return torch.cat([levels, levels.new_zeros(1)]).to(dtype)
+
+
+def sampling_levels(steps: int, sigmas: tuple[float, float]) -> Tensor:
+    """Karras' levels over the range a network was trained at: (steps + 1,). Above 80 only noise is seen, so nothing starts higher.
+
+    Example:
+        >>> sampling_levels(3, (0.03, 2000.0))[0]
+        tensor(80.)
+    """
+    return karras(steps, sigma_min=sigmas[0], sigma_max=min(sigmas[1], 80.0))
+
+
+@cache
+def stable_diffusion_levels() -> DiscreteLevels:
+    """Stable Diffusion's 1000 timesteps (Rombach et al. 2022), in which published settings of score distillation are stated:
+    sqrt(beta) linear from sqrt(0.00085) to sqrt(0.012), sigma from 0.029 to 14.6.
+
+    Example:
+        >>> stable_diffusion_levels().sigmas[[0, 500, 999]].round(decimals=3)
+        tensor([ 0.0290,  1.6180, 14.6150], dtype=torch.float64)
+    """
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    return DiscreteLevels(alphas_cumprod=(1 - betas).cumprod(0))
 
 
 def check_levels(steps: int, sigma_min: float, sigma_max: float) -> None:
