@@ -1,5 +1,8 @@
 """The loop: it follows the gradient, resumes to the same end, and stops with its state saved."""
 
+import itertools
+import math
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -9,10 +12,12 @@ from modeseek import (
     SDI,
     SDS,
     VSD,
+    Counted,
     Estimate,
     ExactDraw,
     ExponentialBandwidth,
     InvalidInput,
+    NoiseLevels,
     NonFiniteError,
     OutputError,
     Points,
@@ -35,22 +40,179 @@ def gradients(law):
     }
 
 
-@pytest.mark.parametrize("name", ["SDS", "SDI", "VSD", "MSD"])
-@pytest.mark.parametrize("optimiser", ["adam", "sgd"])
-def test_killed_and_resumed_equals_uninterrupted(mixture, tmp_path, name, optimiser):
-    rate = 0.05
+NAMES = ["SDS", "SDI", "VSD", "MSD"]
+TURN = torch.tensor([[0.0, 2.0], [-1.0, 0.3]], dtype=torch.float64)
+
+
+def to_latent(picture):
+    return picture @ TURN
+
+
+def to_picture(x):
+    return x @ torch.linalg.inv(TURN)
+
+
+OPTIONS = {
+    "defaults": {},
+    "sgd": {"optimiser": "sgd"},
+    "held": {"refresh": 3, "schedule": "cosine"},
+    "image": {"space": "image", "encode": to_latent, "decode": to_picture, "optimiser": "adamw"},
+    "image, held": {"space": "image", "encode": to_latent, "decode": to_picture, "refresh": 4},
+    "accumulated": {"accumulate": 2},
+    "all": {"space": "image", "encode": to_latent, "decode": to_picture, "refresh": 3, "accumulate": 2, "schedule": "cosine"},
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_killed_and_resumed_equals_uninterrupted(mixture, tmp_path, name, options):
+    settings = {"steps": 9, "rate": 0.05, "seed": 3} | options
     whole = Points(start())
-    for _ in distill(whole, gradients(mixture)[name](), steps=9, optimiser=optimiser, rate=rate, seed=3):
-        pass
+    expected = list(distill(whole, gradients(mixture)[name](), **settings))
     path = tmp_path / "run.safetensors"
     first = Points(start())
-    for step in distill(first, gradients(mixture)[name](), steps=9, optimiser=optimiser, rate=rate, seed=3, checkpoint=path, every=2):
+    for step in distill(first, gradients(mixture)[name](), **settings, checkpoint=path, every=2):
         if step.index == 4:  # a kill between checkpoints: step 4 is lost and done again
             break
     second = Points(torch.zeros(3, 2, dtype=torch.float64))
-    rest = list(distill(second, gradients(mixture)[name](), steps=9, optimiser=optimiser, rate=rate, seed=3, checkpoint=path, every=2))
+    rest = list(distill(second, gradients(mixture)[name](), **settings, checkpoint=path, every=2))
     assert [step.index for step in rest] == [4, 5, 6, 7, 8]
     assert_close(second(), whole(), rtol=0, atol=0)
+    assert [step.calls for step in rest] == [step.calls for step in expected[4:]]
+    assert_close(rest[0].estimate.target, expected[4].estimate.target, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_calls_are_those_truly_made(mixture, name, options):
+    """Counted at the networks themselves; held steps make none."""
+    counted = Counted(mixture)
+    gradient = gradients(counted)[name]()
+    if name == "VSD":
+        gradient.auxiliary.register_forward_pre_hook(lambda module, inputs: setattr(counted, "items", counted.items + len(inputs[0])))
+    before = 0
+    for step in distill(Points(start()), gradient, steps=7, **options):
+        held = step.index % options.get("refresh", 1) > 0
+        assert counted.items / 3 == step.calls
+        assert (counted.items == before) == held == (step.estimate.info["calls"] == 0)
+        before = counted.items
+
+
+def test_a_held_target_stays_while_x_moves(gaussian):
+    """gradient = weight (x - target) with the weight of the estimate, for w = sigma and for w = 1."""
+    for weight in ("x0", "dreamfusion"):
+        sds = SDS(denoiser=gaussian, levels=NoiseLevels(low=0.5, high=2.0, weight=weight))
+        steps = list(distill(Points(start()), sds, steps=6, refresh=3, rate=0.3, optimiser="sgd"))
+        for first in (0, 3):
+            ratio = steps[first].estimate.gradient / (steps[first].x - steps[first].estimate.target)
+            for step in steps[first : first + 3]:
+                assert_close(step.estimate.target, steps[first].estimate.target, rtol=0, atol=0)
+                assert_close(step.estimate.gradient, ratio * (step.x - step.estimate.target))
+                assert_close(step.estimate.info["residual"], (step.x - step.estimate.target).norm(dim=1))
+        assert not torch.equal(steps[3].estimate.target, steps[2].estimate.target)
+        assert not torch.equal(steps[2].x, steps[1].x)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_image_space_regresses_the_decoded_target(mixture, name):
+    """No way back through the encoder, which is asked once an estimate, like the decoder; the gradient is picture - decode(target)."""
+    asked = {"encode": 0, "decode": 0}
+
+    def encode(picture):
+        assert not torch.is_grad_enabled()
+        asked["encode"] += 1
+        return to_latent(picture)
+
+    def decode(x):
+        assert not torch.is_grad_enabled()
+        asked["decode"] += 1
+        return to_picture(x)
+
+    points = Points(start())
+    made = gradients(mixture)[name]()
+    options = {"space": "image", "encode": encode, "decode": decode, "refresh": 2, "optimiser": "sgd", "rate": 0.5}
+    x = start()
+    latent_target = gradients(mixture)[name]()(to_latent(x), progress=0.0, rng=torch.Generator().manual_seed(0)).target
+    for step in distill(points, made, steps=2, **options):
+        assert_close(step.x, x)
+        assert_close(step.estimate.target, to_picture(latent_target))
+        assert_close(step.estimate.gradient, x - to_picture(latent_target))
+        x = x - 0.5 * (x - to_picture(latent_target))
+    assert_close(points().detach(), x)
+    assert asked == {"encode": 1, "decode": 1}
+
+
+def test_latent_space_never_decodes(gaussian):
+    def decode(x):
+        raise AssertionError("decoded")
+
+    list(distill(Points(start()), SDI(denoiser=gaussian), steps=4, encode=to_latent, decode=decode, refresh=2))
+
+
+def test_latent_held_steps_go_through_the_encoder(gaussian):
+    points = Points(start())
+    steps = list(distill(points, SDI(denoiser=gaussian), steps=2, refresh=2, encode=to_latent, optimiser="sgd", rate=0.1))
+    expected = start() - 0.1 * (steps[0].estimate.gradient + steps[1].x - steps[0].estimate.target) @ TURN.T
+    assert_close(points().detach(), expected)
+
+
+def test_accumulated_passes_are_averaged(mixture):
+    """Two passes are the mean of two estimates of one x; a deterministic gradient does not notice."""
+    points = Points(start())
+    sds = SDS(denoiser=mixture)
+    list(distill(points, sds, steps=1, accumulate=2, optimiser="sgd", rate=1.0, seed=5))
+    rng = torch.Generator().manual_seed(5)
+    found = [sds(start(), progress=0.0, rng=rng).gradient for _ in range(2)]
+    assert_close(points().detach(), start() - (found[0] + found[1]) / 2)
+    once, thrice = Points(start()), Points(start())
+    list(distill(once, SDI(denoiser=mixture), steps=4))
+    list(distill(thrice, SDI(denoiser=mixture), steps=4, accumulate=3))
+    assert_close(once(), thrice())
+
+
+def test_each_pass_has_a_target_of_its_own(gaussian):
+    """A renderer whose view changes from pass to pass: held targets belong to their pass."""
+
+    class Turning(Points):
+        passes = 0
+
+        def forward(self):
+            self.passes += 1
+            return self.values * (1 if self.passes % 2 else -1)
+
+    turning, still = Turning(start()), Points(start())
+    options = {"steps": 4, "refresh": 2, "optimiser": "sgd", "rate": 0.1}
+    sdi = SDI(denoiser=lambda x, sigma: x / (1 + sigma.reshape(-1, 1) ** 2))  # odd in x: both views pull alike
+    list(distill(turning, sdi, **options, accumulate=2))
+    list(distill(still, sdi, **options))
+    assert_close(turning.values, still.values)
+
+
+def test_cosine_schedule_falls_to_nothing(gaussian):
+    """Steps of SGD along a constant gradient are the rates."""
+
+    class Constant:
+        def __call__(self, x, *, progress, rng):
+            return Estimate(torch.ones_like(x), x - 1, {"calls": 0.0})
+
+    points = Points(start())
+    xs = [step.x for step in distill(points, Constant(), steps=8, optimiser="sgd", rate=0.2, schedule="cosine")] + [points().detach()]
+    rates = [float((first - second).mean()) for first, second in itertools.pairwise(xs)]
+    assert rates == pytest.approx([0.1 * (1 + math.cos(math.pi * i / 8)) for i in range(8)])
+
+
+def test_vsd_learns_only_where_the_network_is_asked(mixture):
+    learned = []
+
+    class Watched(VSD):
+        def adapt(self, x, rng):
+            learned.append(x.clone())
+            return super().adapt(x, rng)
+
+    watched = Watched(denoiser=mixture, auxiliary=EnergyNet(8).double())
+    steps = list(distill(Points(start()), watched, steps=5, refresh=2, encode=to_latent))
+    assert len(learned) == 3
+    assert_close(torch.stack(learned), torch.stack([steps[i].x for i in (0, 2, 4)]))
 
 
 def test_mean_shift_iteration_reaches_the_modes(mixture):
@@ -105,6 +267,50 @@ def test_non_finite_gradients_stop_the_run_with_its_state_saved(tmp_path):
     assert_close(resumed(), start() - 0.5)
 
 
+def test_a_failing_pass_takes_back_the_earlier_ones(mixture, tmp_path):
+    """The second pass of step 1 fails: held targets, calls, rng and what VSD learned in its first pass are those of before the step."""
+
+    class Failing(VSD):
+        asked = 0
+
+        def __call__(self, x, *, progress, rng):
+            estimate = super().__call__(x, progress=progress, rng=rng)
+            type(self).asked += 1
+            if type(self).asked == 4:
+                return Estimate(estimate.gradient * float("nan"), estimate.target, estimate.info)
+            return estimate
+
+    def made():
+        return Failing(denoiser=mixture, auxiliary=EnergyNet(8).double())
+
+    options = {"steps": 4, "accumulate": 2, "seed": 1}
+    path = tmp_path / "run.safetensors"
+    with pytest.raises(NonFiniteError, match="step 1: the gradient of 3 of 3"):
+        list(distill(Points(start()), made(), **options, checkpoint=path))
+    whole, resumed = Points(start()), Points(start())
+    list(distill(whole, made(), **options))
+    steps = list(distill(resumed, made(), **options, checkpoint=path))
+    assert [step.index for step in steps] == [1, 2, 3]
+    assert_close(resumed(), whole(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("refresh", [1, 10])
+def test_lost_parameters_do_not_reach_the_checkpoint(gaussian, tmp_path, refresh):
+    path = tmp_path / "run.safetensors"
+    points = Points(start())
+    run = distill(points, SDI(denoiser=gaussian), steps=9, refresh=refresh, checkpoint=path, every=2)
+    for _ in range(3):
+        next(run)
+    with torch.no_grad():
+        points.values[1, 0] = math.nan
+    with pytest.raises(NonFiniteError, match="step 3: 1 of 3 objects have NaN"):
+        next(run)
+    resumed = Points(start())
+    steps = list(distill(resumed, SDI(denoiser=gaussian), steps=9, refresh=refresh, checkpoint=path))
+    assert steps[0].index == 2
+    assert bool(resumed().isfinite().all())
+
+
 def test_gradient_flows_through_an_encoder(gaussian):
     """x = encode(image): the vector-Jacobian product reaches the parameters."""
     turn = torch.tensor([[0.0, 2.0], [-1.0, 0.0]], dtype=torch.float64)
@@ -123,10 +329,24 @@ def test_bad_input_is_named(gaussian, tmp_path):
         next(iter(distill(Points(start()), sdi, steps=0)))
     with pytest.raises(InvalidInput, match="no parameters"):
         next(iter(distill(torch.nn.Identity(), sdi, steps=3)))
+    with pytest.raises(InvalidInput, match="at least 1 step and 1 pass"):
+        next(iter(distill(Points(start()), sdi, steps=3, accumulate=0)))
+    with pytest.raises(InvalidInput, match="'linear' is unknown: choose constant or cosine"):
+        next(iter(distill(Points(start()), sdi, steps=3, schedule="linear")))
+    with pytest.raises(InvalidInput, match="'pixel' is unknown: choose latent or image"):
+        next(iter(distill(Points(start()), sdi, steps=3, space="pixel")))
+    with pytest.raises(InvalidInput, match="give decode"):
+        next(iter(distill(Points(start()), sdi, steps=3, space="image")))
+    with pytest.raises(InvalidInput, match="at least 1 step, got refresh=0"):
+        next(iter(distill(Points(start()), sdi, steps=3, refresh=0)))
+    with pytest.raises(InvalidInput, match=r"decode gives \(1, 2\), the representation \(3, 2\)"):
+        next(iter(distill(Points(start()), sdi, steps=3, space="image", decode=lambda x: x[:1])))
     path = tmp_path / "run.safetensors"
     list(distill(Points(start()), sdi, steps=2, checkpoint=path))
-    with pytest.raises(OutputError, match="belongs to another run"):
-        list(distill(Points(start()), sdi, steps=3, checkpoint=path))
+    others = [{"refresh": 2}, {"accumulate": 2}, {"schedule": "cosine"}, {"space": "image", "decode": to_picture}, {"steps": 3}]
+    for other in others:
+        with pytest.raises(OutputError, match="belongs to another run"):
+            list(distill(Points(start()), sdi, **({"steps": 2} | other), checkpoint=path))
 
 
 def test_optimiser_factory(gaussian):

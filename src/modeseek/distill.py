@@ -1,16 +1,19 @@
-r"""The loop: parameters theta -> x = g(theta) -> gradient -> x.backward(gradient) -> optimiser, yielded step by step.
+r"""The loop: parameters theta -> picture -> x -> gradient -> backward -> optimiser, yielded step by step.
 
 The caller decides what to log, draw or stop; the loop owns the optimiser, the random state and the checkpoint. A run killed and
 started again with the same checkpoint ends at the same parameters as one never interrupted: parameters, optimiser, random state,
-VSD's network and the step are all in it.
+held targets, a gradient's own state (VSD's network, a chain) and the step are all in it. `modeseek.gradients.held` says what a residual in
+image space is and how a target serves several steps.
 """
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +21,7 @@ from torch import Tensor, nn
 from modeseek.errors import InvalidInput, NonFiniteError, OutputError
 from modeseek.files import read_state, write_state
 from modeseek.gradients import Estimate, Gradient
+from modeseek.gradients.held import Held, Map, Space
 
 OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
@@ -55,8 +59,8 @@ class Step:
     Attributes:
         index: from 0.
         progress: index / (steps - 1), in [0, 1].
-        x: (batch, *event) at which the gradient was taken, before the update.
-        estimate: the gradient and its `info`.
+        x: (batch, *event) at which the gradient was taken, before the update; the pictures in image space. Of the last pass.
+        estimate: the gradient there and its `info`; a held one has no calls. Of the last pass.
         converged: (batch,) of bool, by the `Stop` rule.
         calls: denoiser calls an object, over all steps so far.
     """
@@ -70,7 +74,7 @@ class Step:
 
 
 class Learns(Protocol):
-    """A gradient with a state of its own (VSD)."""
+    """A gradient with a state of its own (VSD's network, a chain); the loop calls `adapt` after each estimate, with the same x."""
 
     def adapt(self, x: Tensor, rng: torch.Generator) -> float: ...
     def state_dict(self) -> dict[str, Any]: ...
@@ -84,7 +88,12 @@ def distill(
     steps: int,
     optimiser: str | Callable[..., torch.optim.Optimizer] = "adam",
     rate: float = 0.08,
-    encode: Callable[[Tensor], Tensor] | None = None,
+    schedule: Literal["constant", "cosine"] = "constant",
+    encode: Map | None = None,
+    decode: Map | None = None,
+    space: Space = "latent",
+    refresh: int = 1,
+    accumulate: int = 1,
     stop: Stop | None = None,
     seed: int = 0,
     checkpoint: Path | None = None,
@@ -98,14 +107,20 @@ def distill(
         steps: optimiser steps; schedules run over them.
         optimiser: "adam", "adamw", "sgd", or a factory `(parameters, lr) -> Optimizer`.
         rate: its learning rate. With "sgd", rate 1 and MSD a step is the mean-shift iteration x <- mean of y.
+        schedule: of the rate: "constant", or "cosine", falling to 0 at the end.
         encode: differentiable map from the rendered batch to x; None: x is the batch.
+        decode: map from x to pictures; asked in image space alone, once an estimate.
+        space: where the residual is taken: "latent", at x and back through `encode`, or "image", at the pictures.
+        refresh: steps that the target of one estimate serves.
+        accumulate: forward, estimate and backward passes averaged in one step.
         stop: convergence rule; None: run all steps.
         seed: of all randomness.
         checkpoint: file to save to every `every` steps and at the end, and to resume from.
 
     Raises:
-        InvalidInput: unknown optimiser, no steps, no parameters.
-        NonFiniteError: x or its gradient became NaN or infinite; the state before that step is in the checkpoint.
+        InvalidInput: an unknown name, a number below 1, no parameters, or image space without `decode`.
+        NonFiniteError: x or its gradient became NaN or infinite. The last good state is in the checkpoint: the one before
+            that step, or, where x itself is lost, the one last saved.
         OutputError: the checkpoint belongs to another run.
 
     Example:
@@ -117,60 +132,102 @@ def distill(
         >>> step.index, step.calls
         (2, 24.0)
     """
-    if steps < 1:
-        raise InvalidInput(f"a distillation needs at least 1 step, got {steps}")
-    if isinstance(optimiser, str) and optimiser not in OPTIMISERS:
-        raise InvalidInput(f"optimiser {optimiser!r} is unknown: choose {', '.join(OPTIMISERS)}, or give a factory")
+    if min(steps, accumulate) < 1:
+        raise InvalidInput(f"a distillation needs at least 1 step and 1 pass, got steps={steps} and accumulate={accumulate}")
+    if schedule not in ("constant", "cosine"):
+        raise InvalidInput(f"schedule {schedule!r} is unknown: choose constant or cosine")
+    held = Held(gradient, space=space, refresh=refresh, encode=encode, decode=decode)
+    updates = _optimiser(representation, optimiser, rate)
+    rates = [group["lr"] for group in updates.param_groups]
+    rng = torch.Generator().manual_seed(seed)
+    learner: Learns | None = gradient if hasattr(gradient, "adapt") else None  # type: ignore[assignment]
+    identity = f"{type(gradient).__name__} steps={steps} seed={seed} rate={rate} {schedule} {space} {refresh=} {accumulate=}"
+    run = _Run(identity, checkpoint, {"representation": representation, "optimiser": updates, "held": held, "gradient": learner}, rng)
+    run.resume()
+
+    for index in range(run.done, steps):
+        progress = index / max(steps - 1, 1)
+        for group, initial in zip(updates.param_groups, rates, strict=True):
+            group["lr"] = initial * (0.5 + 0.5 * math.cos(math.pi * index / steps)) if schedule == "cosine" else initial
+        undo = run.point_of_return(learns=accumulate > 1)
+        updates.zero_grad()
+        for slot in range(accumulate):
+            try:
+                found = held(representation(), slot=slot, progress=progress, rng=rng)
+            except NonFiniteError as error:  # x is lost, and with it the parameters: what was last saved is better
+                raise NonFiniteError(f"step {index}: {error}") from None
+            gradient_here = found.estimate.gradient
+            if not bool(gradient_here.isfinite().all()):
+                undo()
+                run.save()
+                bad = int((~gradient_here.isfinite()).flatten(1).any(1).sum())
+                kept = f"; the state before it is in {checkpoint}" if checkpoint is not None else ""
+                raise NonFiniteError(f"step {index}: the gradient of {bad} of {len(gradient_here)} objects is not finite{kept}")
+            found.place.backward(gradient_here.to(found.place) / accumulate)
+            run.calls += float(found.estimate.info["calls"])
+            if learner is not None and found.asked is not None:
+                learner.adapt(found.asked, rng)
+        updates.step()
+        converged = stop.reached(found.estimate) if stop is not None else torch.zeros(len(found.value), dtype=torch.bool)
+        finished = index + 1 == steps or bool(converged.all())
+        run.done = steps if finished else index + 1
+        if finished or (index + 1) % every == 0:
+            run.save()
+        yield Step(index, progress, found.value, found.estimate, converged, run.calls)
+        if finished:
+            return
+
+
+def _optimiser(representation: nn.Module, name: str | Callable[..., torch.optim.Optimizer], rate: float) -> torch.optim.Optimizer:
+    if isinstance(name, str) and name not in OPTIMISERS:
+        raise InvalidInput(f"optimiser {name!r} is unknown: choose {', '.join(OPTIMISERS)}, or give a factory")
     parameters = [p for p in representation.parameters() if p.requires_grad]
     if not parameters:
         raise InvalidInput(f"{type(representation).__name__} has no parameters to optimise")
-    factory = OPTIMISERS[optimiser] if isinstance(optimiser, str) else optimiser
-    updates = factory(parameters, lr=rate)
-    rng = torch.Generator().manual_seed(seed)
-    learner: Learns | None = gradient if hasattr(gradient, "adapt") else None  # type: ignore[assignment]
-    identity = f"{type(gradient).__name__} steps={steps} seed={seed} rate={rate}"
-    start, calls = 0, 0.0
-    if checkpoint is not None and checkpoint.exists():
-        state = read_state(checkpoint, kind=CHECKPOINT_KIND)
-        if state["identity"] != identity:
-            raise OutputError(f"{checkpoint} belongs to another run ({state['identity']}); choose another file")
-        start, calls = state["done"], state["calls"]
-        representation.load_state_dict(state["representation"])
-        updates.load_state_dict(state["optimiser"])
-        rng.set_state(state["rng"])
-        if learner is not None:
-            learner.load_state_dict(state["gradient"])
+    return (OPTIMISERS[name] if isinstance(name, str) else name)(parameters, lr=rate)
 
-    def save(done: int, rng_state: Tensor) -> None:
-        if checkpoint is None:
-            return
-        state = {"identity": identity, "done": done, "calls": calls, "rng": rng_state}
-        state |= {"representation": representation.state_dict(), "optimiser": updates.state_dict()}
-        state["gradient"] = learner.state_dict() if learner is not None else {}
-        write_state(checkpoint, state, kind=CHECKPOINT_KIND)
 
-    for index in range(start, steps):
-        progress = index / max(steps - 1, 1)
-        before = rng.get_state()
-        image = representation()
-        x = image if encode is None else encode(image)
-        place = x.detach().clone()  # x may be the parameters themselves, which the update moves
-        estimate = gradient(place, progress=progress, rng=rng)
-        if not bool(estimate.gradient.isfinite().all()):
-            save(index, before)
-            bad = int((~estimate.gradient.isfinite()).flatten(1).any(1).sum())
-            kept = f"; the state before it is in {checkpoint}" if checkpoint is not None else ""
-            raise NonFiniteError(f"step {index}: the gradient of {bad} of {len(x)} objects is not finite{kept}")
-        updates.zero_grad()
-        x.backward(estimate.gradient.to(x))
-        updates.step()
-        if learner is not None:
-            learner.adapt((representation() if encode is None else encode(representation())).detach(), rng)
-        calls += float(estimate.info["calls"])
-        converged = stop.reached(estimate) if stop is not None else torch.zeros(len(x), dtype=torch.bool)
-        finished = index + 1 == steps or bool(converged.all())
-        if finished or (index + 1) % every == 0:
-            save(steps if finished else index + 1, rng.get_state())
-        yield Step(index, progress, place, estimate, converged, calls)
-        if finished:
+@dataclass
+class _Run:
+    """Everything that a step changes, and its file. `parts` without a state are None."""
+
+    identity: str
+    checkpoint: Path | None
+    parts: dict[str, Any]
+    rng: torch.Generator
+    done: int = 0
+    calls: float = 0.0
+
+    def save(self) -> None:
+        if self.checkpoint is None:
             return
+        state = {"identity": self.identity, "done": self.done, "calls": self.calls, "rng": self.rng.get_state()}
+        state |= {name: part.state_dict() if part is not None else {} for name, part in self.parts.items()}
+        write_state(self.checkpoint, state, kind=CHECKPOINT_KIND)
+
+    def resume(self) -> None:
+        if self.checkpoint is None or not self.checkpoint.exists():
+            return
+        state = read_state(self.checkpoint, kind=CHECKPOINT_KIND)
+        if state["identity"] != self.identity:
+            raise OutputError(f"{self.checkpoint} belongs to another run ({state['identity']}); choose another file")
+        self.done, self.calls = state["done"], state["calls"]
+        self.rng.set_state(state["rng"])
+        for name, part in self.parts.items():
+            if part is not None:
+                part.load_state_dict(state[name])
+
+    def point_of_return(self, *, learns: bool) -> Callable[[], None]:
+        """A function that takes back what a step changes before its update; a gradient's own state where `learns` says it may change."""
+        calls, rng, held = self.calls, self.rng.get_state(), self.parts["held"].state_dict()
+        learner = self.parts["gradient"] if learns else None
+        learned = copy.deepcopy(learner.state_dict()) if learner is not None else {}
+
+        def undo() -> None:
+            self.calls = calls
+            self.rng.set_state(rng)
+            self.parts["held"].load_state_dict(held)
+            if learner is not None:
+                learner.load_state_dict(learned)
+
+        return undo
