@@ -25,6 +25,7 @@ from modeseek import (
 )
 from modeseek.gradients import AnyGradient
 from modeseek.priors import EnergyNet
+from modeseek.schedules import stable_diffusion_levels
 
 
 def every_gradient(denoiser):
@@ -243,7 +244,7 @@ def test_gradient_is_not_divided_by_batch_or_size(gaussian, x):
         (lambda d, x: SDS(denoiser=d, noise="frozen")(x, progress=0.0, rng=seeded()), "fresh or fixed"),
         (lambda d, x: SDS(denoiser=d, samples=0)(x, progress=0.0, rng=seeded()), "at least 1 sample"),
         (lambda d, x: NoiseLevels(low=0.0), "0 < low"),
-        (lambda d, x: NoiseLevels(law="cosine"), "uniform, loguniform or karras"),
+        (lambda d, x: NoiseLevels(law="cosine"), "uniform, loguniform, karras or timestep"),
         (lambda d, x: NoiseLevels(weight="snr"), "eps, x0 or dreamfusion"),
         (lambda d, x: SDI(denoiser=d, end=9.0), "0 < end <= start"),
         (lambda d, x: AdaptiveBandwidth(reach=-1.0), "reach"),
@@ -260,3 +261,38 @@ def test_points_are_copied():
     with torch.no_grad():
         Points(start).values += 1
     assert_close(start, torch.zeros(2, 2))
+
+
+def test_timestep_law_is_uniform_over_stable_diffusions_levels(rng):
+    """t ~ U{20..980}: the mean and the ends of the drawn timesteps are the discrete uniform law's."""
+    table = stable_diffusion_levels()
+    ends = table.sigmas[[20, 980]]
+    drawn = NoiseLevels(low=float(ends[0]), high=float(ends[1]), law="timestep").draw(20_000, rng)
+    t = table.timestep(drawn)
+    assert float((t - t.round()).abs().max()) < 1e-6
+    assert (round(float(t.min())), round(float(t.max()))) == (20, 980)
+    assert abs(float(t.mean()) - 500) < 4 * (961**2 / 12) ** 0.5 / 20_000**0.5
+
+
+def test_timestep_and_sigma_are_inverse(rng):
+    table = stable_diffusion_levels()
+    t = 999 * torch.rand(50, dtype=torch.float64, generator=rng)
+    assert torch.allclose(table.timestep(table.sigma(t)), t, atol=1e-6)
+
+
+def test_sdi_falls_linearly_in_timesteps(mixture, x, rng):
+    table = stable_diffusion_levels()
+    start, end = table.sigmas[[980, 250]].tolist()
+    sdi = SDI(denoiser=mixture, start=start, end=end, law="timestep")
+    sigma = sdi(x, progress=0.5, rng=rng).info["sigma"]
+    assert float(table.timestep(sigma)[0]) == pytest.approx(615.0, abs=1e-3)
+
+
+def test_vsd_lowers_its_levels_in_the_second_half(mixture, x, rng):
+    high, low = NoiseLevels(low=4.0, high=4.0), NoiseLevels(low=0.5, high=0.5)
+    vsd = VSD(denoiser=mixture, auxiliary=EnergyNet(8), levels=high, late_levels=low)
+    asked = []
+    object.__setattr__(vsd, "denoiser", lambda x, sigma: asked.append(float(sigma[0])) or mixture(x, sigma))
+    for progress in (0.0, 0.4, 0.5, 1.0):
+        vsd(x.float(), progress=progress, rng=rng)
+    assert asked == [4.0, 4.0, 0.5, 0.5]

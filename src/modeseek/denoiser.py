@@ -130,6 +130,13 @@ class DiscreteLevels:
         low_value, high_value = log_sigmas[high - 1], log_sigmas[high]
         return (high - 1 + (value - low_value) / (high_value - low_value)).to(sigma.dtype)
 
+    def sigma(self, timestep: Tensor) -> Tensor:
+        """Noise level of each fractional timestep, the inverse of `timestep`; same shape, clamped to [0, T-1]."""
+        log_sigmas = self.sigmas.log().to(timestep.device)
+        value = timestep.double().clamp(0, len(log_sigmas) - 1)
+        low = value.floor().long().clamp(max=len(log_sigmas) - 2)
+        return torch.lerp(log_sigmas[low], log_sigmas[low + 1], value - low).exp().to(timestep.dtype)
+
 
 Network = Callable[[Tensor, Tensor], Tensor]
 """`(z: (batch, *event), t: (batch,)) -> like z`, in its own state and time."""

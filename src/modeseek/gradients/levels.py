@@ -1,6 +1,7 @@
 r"""Random noise levels and weights of score distillation.
 
-Laws of sigma on [lo, hi]: "uniform" in sigma, "loguniform", or "karras", uniform in sigma^(1/7) (the time of the samplers).
+Laws of sigma on [lo, hi]: "uniform" in sigma, "loguniform", "karras", uniform in sigma^(1/7) (the time of the samplers), or
+"timestep", uniform over Stable Diffusion's discrete levels in the range, the law of every published setting on Stable Diffusion.
 Weights w(sigma) of the gradient w (x - D)/sigma: "eps" 1, "x0" sigma (the gradient of |x - D|^2/2), "dreamfusion"
 sigma^2/(1 + sigma^2), which is DreamFusion's 1 - alpha_bar. threestudio's 100 for the guidance scale is our 101.
 """
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from modeseek.errors import InvalidInput
+from modeseek.schedules import stable_diffusion_levels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,20 +31,24 @@ class NoiseLevels:
 
     low: float = 0.002
     high: float = 5.0
-    law: Literal["uniform", "loguniform", "karras"] = "uniform"
+    law: Literal["uniform", "loguniform", "karras", "timestep"] = "uniform"
     weight: Literal["eps", "x0", "dreamfusion"] = "eps"
 
     def __post_init__(self) -> None:
         if not 0 < self.low <= self.high:
             raise InvalidInput(f"noise levels need 0 < low <= high, got {self.low} and {self.high}")
-        if self.law not in ("uniform", "loguniform", "karras"):
-            raise InvalidInput(f"law {self.law!r} is unknown: choose uniform, loguniform or karras")
+        if self.law not in ("uniform", "loguniform", "karras", "timestep"):
+            raise InvalidInput(f"law {self.law!r} is unknown: choose uniform, loguniform, karras or timestep")
         if self.weight not in ("eps", "x0", "dreamfusion"):
             raise InvalidInput(f"weight {self.weight!r} is unknown: choose eps, x0 or dreamfusion")
 
     def draw(self, count: int, rng: torch.Generator) -> Tensor:
         """`count` levels in float64: (count,)."""
         u = torch.rand(count, dtype=torch.float64, generator=rng)
+        if self.law == "timestep":
+            sigmas = stable_diffusion_levels().sigmas
+            inside = sigmas[(sigmas >= self.low * (1 - 1e-9)) & (sigmas <= self.high * (1 + 1e-9))]
+            return inside[(u * len(inside)).long()]
         if self.law == "loguniform":
             return self.low * (self.high / self.low) ** u
         power = 1.0 if self.law == "uniform" else 7.0

@@ -20,6 +20,7 @@ from modeseek.denoiser import Counted, Denoiser
 from modeseek.errors import InvalidInput
 from modeseek.gradients.base import Estimate, check_point, residual
 from modeseek.sampling import invert
+from modeseek.schedules import stable_diffusion_levels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,8 @@ class SDI:
         denoiser: D of the (guided) prior.
         start: sigma at progress 0.
         end: sigma at progress 1.
-        law: how sigma falls with progress: "linear", or "karras", linear in sigma^(1/7), the time of the samplers.
+        law: how sigma falls with progress: "linear", "karras", linear in sigma^(1/7), the time of the samplers, or "timestep",
+            linear in Stable Diffusion's timesteps, as published.
         steps: DDIM steps of the inversion.
         lowest: first level of the inversion in units of sigma, for which the clean x is taken. Off the data the inversion runs away, by
             about 1 / lowest times the distance to them; at 0.1, the published grid's first step, our learned 2-D nets are lost there.
@@ -41,7 +43,7 @@ class SDI:
     denoiser: Denoiser
     start: float = 5.0
     end: float = 0.01
-    law: Literal["linear", "karras"] = "linear"
+    law: Literal["linear", "karras", "timestep"] = "linear"
     steps: int = 10
     lowest: float = 0.5
     inversion: Denoiser | None = None
@@ -55,9 +57,7 @@ class SDI:
 
     def __call__(self, x: Tensor, *, progress: float, rng: torch.Generator) -> Estimate:
         check_point(x, progress)
-        power = 1.0 if self.law == "linear" else 7.0
-        low, high = self.end ** (1 / power), self.start ** (1 / power)
-        sigma = x.new_tensor((high + (low - high) * progress) ** power)
+        sigma = x.new_tensor(self._level(progress))
         excess = torch.rand(len(x), generator=rng).to(x) if self.as_published else x.new_zeros(len(x))
         top = sigma + 0.1 * self.start * excess
         ramp = torch.linspace(0, 1, self.steps + 1, dtype=x.dtype, device=x.device)[:, None]
@@ -68,3 +68,13 @@ class SDI:
         calls = float(denoiser.calls + inversion.calls)
         info: dict[str, Tensor | float] = {"calls": calls, "residual": residual(x, target), "sigma": sigma.expand(len(x))}
         return Estimate(x - target, target, info)
+
+    def _level(self, progress: float) -> float:
+        """sigma at a progress in [0, 1]."""
+        if self.law == "timestep":
+            levels = stable_diffusion_levels()
+            first, last = levels.timestep(torch.tensor([self.start, self.end], dtype=torch.float64)).tolist()
+            return float(levels.sigma(torch.tensor(first + (last - first) * progress, dtype=torch.float64)))
+        power = 1.0 if self.law == "linear" else 7.0
+        low, high = self.end ** (1 / power), self.start ** (1 / power)
+        return (high + (low - high) * progress) ** power

@@ -30,6 +30,7 @@ class VSD:
         auxiliary: D_aux, a module called `(x, sigma)` with parameters to train. It is used as it is and trained in place: give a copy
             where it is needed elsewhere.
         levels: law and weight of sigma.
+        late_levels: those of the second half of a run (the published code lowers the highest timestep to 500); None: the same.
         samples: Monte-Carlo samples an estimate.
         noise: "fresh" or "fixed" n.
         seed: of the fixed noise.
@@ -40,6 +41,7 @@ class VSD:
     denoiser: Denoiser
     auxiliary: nn.Module
     levels: NoiseLevels = field(default_factory=NoiseLevels)
+    late_levels: NoiseLevels | None = None
     samples: int = 1
     noise: NoisePolicy = "fresh"
     seed: int = 0
@@ -55,12 +57,13 @@ class VSD:
         check_point(x, progress)
         noise_rng = generator_for(self.noise, self.seed, rng)
         total_weight = torch.zeros(len(x), dtype=x.dtype, device=x.device)
+        levels = self.levels if self.late_levels is None or progress < 0.5 else self.late_levels
         self.auxiliary.eval()
 
         def evaluate(copies_of_x: Tensor, copies: int) -> Tensor:
-            sigma = self.levels.draw(len(copies_of_x), rng).to(x)
+            sigma = levels.draw(len(copies_of_x), rng).to(x)
             noisy = copies_of_x + per_item(sigma, copies_of_x) * normal_like(copies_of_x, noise_rng)
-            weight = self.levels.weigh(sigma) / sigma
+            weight = levels.weigh(sigma) / sigma
             total_weight.add_(weight.reshape(copies, -1).sum(0))
             with torch.no_grad():
                 difference = self.auxiliary(noisy, sigma) - self.denoiser(noisy, sigma)
