@@ -48,9 +48,9 @@ class SolidsConfig:
     per_view: int = 96
     judge: int = 3000
     clip: int = 1000
-    vae: int = 3000
-    unet: int = 3600
-    latents: int = 30_000
+    vae: int = 2000
+    unet: int = 2800
+    latents: int = 24_000
     seed: int = 0
 
 
