@@ -22,9 +22,12 @@ FLOORS = {
     "priors": 3,
     "plots": 4,
     "gradients": 4,
+    "solids": 4,
     "distill": 5,
-    "experiments": 6,
-    "cli": 7,
+    "recipes": 5,
+    "generate": 6,
+    "experiments": 7,
+    "cli": 8,
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -14,10 +14,12 @@ from modeseek.errors import InvalidInput, ModeseekError
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from modeseek.generate import PriorChoice
+
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """Run experiments: table1 table2 table3 fig1 fig2 fig3 oracle frontier search demo.
+    """Run experiments: table1 table2 table3 table4 fig1 fig2 fig3 fig4 fig5 fig8 fig9 oracle frontier search search4 demo.
 
     Finished cells are kept in OUT/cells and not run again, so an interrupted run goes on where it stopped. Tables and pictures are in
     OUT/NAME (OUT/NAME-quick with --quick, with -seedN for another seed).
@@ -33,11 +35,95 @@ class Run:
     """Processes side by side; each gets its share of the cores."""
     seed: int = 0
     """Seed of all randomness."""
+    prior: str = "solids"
+    """Model of the experiments on pictures: solids, a folder in diffusers' layout, or a hub id."""
+    device: str = "cpu"
+    """Where that model runs: cpu, cuda, cuda:1, mps."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of that model's networks."""
+    download: bool = False
+    """Fetch the model from the hub if it is not on disk."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image:
+    """Distil pictures of a prompt into OUT: pictures, a contact sheet over time, an animation, curves, run.json. Resumes after a kill."""
+
+    prompt: tyro.conf.Positional[str]
+    """What to draw."""
+    method: str = "msd"
+    """sds, sjc, vsd, sdi, msd (ours), msd-published or msd-persistent."""
+    prior: str = "solids"
+    """solids, a folder in diffusers' layout, or a hub id."""
+    seeds: int = 4
+    """How many pictures."""
+    steps: int | None = None
+    """Optimiser steps; the method's own by default, 400."""
+    representation: Literal["mlp", "pixels", "latents"] = "mlp"
+    """What is painted on: the paper's coordinate network, free pixels, or free latents."""
+    guidance: float | None = None
+    """Scale s of D_u + s (D_c - D_u); 3 for solids, 7.5 for other models."""
+    negative: str = ""
+    """Prompt to guide away from."""
+    noise: Literal["fresh", "fixed"] | None = None
+    """Fresh noise each step, or fixed for each picture."""
+    space: Literal["latent", "image"] | None = None
+    """Where the residual is taken."""
+    refresh: int | None = None
+    """Steps that one estimate serves."""
+    samples: int | None = None
+    """Monte-Carlo samples an estimate."""
+    draw_steps: int | None = None
+    """Sampler steps of a draw; inversion steps of SDI."""
+    interval: tuple[int, int] | None = None
+    """Timesteps between which guidance and kernel of msd-published act; 999 0 is everywhere."""
+    rate: float | None = None
+    """Learning rate of the optimiser, 0.01 by default."""
+    seed: int = 0
+    """Of the gradient's randomness."""
+    out: Path | None = None
+    """Folder for the run; runs/image/PROMPT-METHOD by default."""
+    device: str = "cpu"
+    """cpu, cuda, cuda:1, mps."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the prior's networks."""
+    image_size: int | None = None
+    """Side of the picture in pixels; the model's own by default."""
+    download: bool = False
+    """Fetch the model from the hub if it is not on disk."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Draw pictures of a prompt with DDIM, the reference that every gradient is held against."""
+
+    prompt: tyro.conf.Positional[str]
+    """What to draw."""
+    prior: str = "solids"
+    """solids, a folder in diffusers' layout, or a hub id."""
+    seeds: int = 8
+    """How many pictures."""
+    steps: int = 32
+    """DDIM steps, each one denoiser call."""
+    guidance: float | None = None
+    """Scale s of D_u + s (D_c - D_u); 3 for solids, 7.5 for other models."""
+    negative: str = ""
+    """Prompt to guide away from."""
+    out: Path | None = None
+    """Folder for the pictures; runs/sample/PROMPT by default."""
+    device: str = "cpu"
+    """cpu, cuda, cuda:1, mps."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the prior's networks."""
+    image_size: int | None = None
+    """Side of the picture in pixels; the model's own by default."""
+    download: bool = False
+    """Fetch the model from the hub if it is not on disk."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """Rebuild an embedded network: fractal-a, fractal-a-weak, fractal-ab-weak, spiral or pinwheel. Resumes after a kill."""
+    """Rebuild an embedded network: fractal-a, fractal-a-weak, fractal-ab-weak, spiral, pinwheel or solids. Resumes after a kill."""
 
     name: tyro.conf.Positional[str]
     """Which network."""
@@ -50,13 +136,16 @@ class Train:
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit status: 0 done, 1 a user's error (one line on stderr), 130 interrupted."""
     command = tyro.cli(
-        Annotated[Run, tyro.conf.subcommand("run")] | Annotated[Train, tyro.conf.subcommand("train")],  # type: ignore[arg-type]
+        Annotated[Image, tyro.conf.subcommand("image")]  # type: ignore[arg-type]
+        | Annotated[Sample, tyro.conf.subcommand("sample")]
+        | Annotated[Run, tyro.conf.subcommand("run")]
+        | Annotated[Train, tyro.conf.subcommand("train")],
         prog="modeseek",
         description="Gradients out of diffusion models: mean-shift distillation and its peers.",
         args=arguments,
     )
     try:
-        run(command) if isinstance(command, Run) else train(command)
+        {Run: run, Image: image, Sample: sample, Train: train}[type(command)](command)
     except ModeseekError as error:
         print(f"modeseek: {error}", file=sys.stderr)
         return 1
@@ -81,7 +170,7 @@ def run(command: Run) -> None:
     if unknown or not command.names:
         listing = "; ".join(f"{name}: {experiment.summary}" for name, experiment in EXPERIMENTS.items())
         raise InvalidInput(f"no experiment is called {', '.join(unknown) or '(nothing)'}. There are {listing}")
-    settings = Settings(quick=command.quick, seed=command.seed)
+    settings = Settings(quick=command.quick, seed=command.seed, prior=_prior(command))
     with _progress() as progress:
         for name in command.names:
             task = progress.add_task(name, total=None)
@@ -93,8 +182,53 @@ def run(command: Run) -> None:
         print(f"{name}: {folder / 'results.md'}", *(str(p) for p in sorted(folder.glob("*.png"))), sep="\n  ")
 
 
+def _prior(command: Run | Image | Sample) -> PriorChoice:
+    from modeseek.generate import PriorChoice
+
+    size = getattr(command, "image_size", None)
+    return PriorChoice(name=command.prior, device=command.device, dtype=command.dtype, image_size=size, download=command.download)
+
+
+def _folder(out: Path | None, kind: str, *words: str) -> Path:
+    slug = "-".join("".join(c if c.isalnum() else "-" for c in word.lower()) for word in words)
+    return out or Path("runs") / kind / slug[:80]
+
+
+def image(command: Image) -> None:
+    """`modeseek image`."""
+    from modeseek.generate import ImageRun, generate, varied
+
+    names = ("steps", "guidance", "noise", "space", "refresh", "samples", "draw_steps", "interval", "rate")
+    changes = {name: getattr(command, name) for name in names}
+    recipe = varied(command.method, **changes)
+    chosen: dict[str, Any] = {"prompt": command.prompt, "negative": command.negative, "prior": _prior(command), "recipe": recipe}
+    chosen |= {"seeds": tuple(range(command.seeds)), "representation": command.representation, "seed": command.seed}
+    out = _folder(command.out, "image", command.prompt, command.method)
+    with _progress() as progress:
+        task = progress.add_task(f"{command.method}: loading {command.prior}", total=recipe.steps)
+        for step in generate(ImageRun(**chosen), out):
+            words = f"{command.method}: {step.calls:g} denoiser calls"
+            progress.update(task, completed=step.index + 1, description=words)
+    print(*(str(out / name) for name in ("run.json", "sheet.png", "animation.gif", "curves.png")), sep="\n")
+
+
+def sample(command: Sample) -> None:
+    """`modeseek sample`."""
+    from modeseek.generate import SampleRun
+    from modeseek.generate import sample as draw
+
+    out = _folder(command.out, "sample", command.prompt)
+    seeds = tuple(range(command.seeds))
+    choice = {"prompt": command.prompt, "negative": command.negative, "prior": _prior(command), "seeds": seeds}
+    draw(SampleRun(**choice, steps=command.steps, guidance=command.guidance), out)
+    print(out / "sheet.png")
+
+
 def train(command: Train) -> None:
     """`modeseek train`."""
+    if command.name == "solids":
+        train_prior(command.out / "solids")
+        return
     from dataclasses import replace
 
     from modeseek.priors import recipe, save_energy_net
@@ -112,6 +246,22 @@ def train(command: Train) -> None:
     assert average is not None
     save_energy_net(average, path, density=command.name, iterations=str(config.iterations), seed=str(config.seed))
     print(path)
+
+
+def train_prior(folder: Path) -> None:
+    """`modeseek train solids`: every stage, then the pipeline in FOLDER/pipeline."""
+    from modeseek.solids.export import export, model_card
+    from modeseek.solids.training import SolidsConfig, train_solids
+
+    config = SolidsConfig()
+    with _progress() as progress:
+        tasks: dict[str, Any] = {}
+        for step in train_solids(folder, config):
+            if step.stage not in tasks:
+                tasks[step.stage] = progress.add_task(step.stage, total=step.total)
+            progress.update(tasks[step.stage], completed=step.done, description=f"{step.stage}: loss {step.loss:.4f}")
+    export(folder, folder / "pipeline", card=model_card(config, {}))
+    print(folder / "pipeline")
 
 
 if __name__ == "__main__":

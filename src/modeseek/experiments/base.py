@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from modeseek.experiments.cells import Cell, Result, check_folder, load, run_cells
+from modeseek.generate import PriorChoice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,15 +17,18 @@ class Settings:
     Args:
         quick: fewer points and draws through the same code.
         seed: of start noise, draws and training.
+        prior: the model of the experiments on pictures.
     """
 
     quick: bool = False
     seed: int = 0
+    prior: PriorChoice = field(default_factory=PriorChoice)
 
     @property
     def suffix(self) -> str:
         """Of the folder's name."""
-        return ("-quick" if self.quick else "") + (f"-seed{self.seed}" if self.seed else "")
+        model = "" if self.prior.name == "solids" else "-" + "".join(c if c.isalnum() else "-" for c in Path(self.prior.name).name)
+        return model + ("-quick" if self.quick else "") + (f"-seed{self.seed}" if self.seed else "")
 
 
 @dataclass(frozen=True, kw_only=True)

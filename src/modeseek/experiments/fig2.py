@@ -1,19 +1,44 @@
-"""Figure 2, bottom row: fractal with classifier-free guidance at scale 4: DDIM, SDS, VSD, SDI and MSD."""
+"""Figure 2: one prompt as a picture (top row) and the fractal with guidance at scale 4 (bottom row): DDIM, SDS, VSD, SDI and MSD.
+
+The pictures are those of Table 4, at published settings and, for ours, at equal denoiser calls.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from modeseek.experiments.base import Experiment, Settings
 from modeseek.experiments.cells import Cell, Result
 from modeseek.experiments.laboratory import DDIM, MSD_OURS, MSD_PUBLISHED, SampleCell, density, sdi, sds, vsd
+from modeseek.experiments.pictures import SampledPictures, at_equal_calls, prompts_of, published, shown
 from modeseek.experiments.table1 import COLUMNS, NOTES
+from modeseek.experiments.table4 import BUDGET, sizes
 from modeseek.experiments.tables import write_results
 from modeseek.plots import PointsPanel, save_grid
+from modeseek.plots.pictures import save_sheet
+
+TITLES = ("DDIM", "SDS", "VSD", "SDI", "MSD, as published", "MSD, ours")
+SHOWN = 1  # which of the prompts
 
 
 def cells(settings: Settings) -> list[Cell]:
+    return [*points(settings), *pictures(settings)]
+
+
+def pictures(settings: Settings) -> list[Cell]:
+    """The cells of Table 4 that the top row shows, in the order of the titles."""
+    seeds, _, steps = sizes(settings)
+    sample = SampledPictures(prior=settings.prior, prompts=prompts_of(settings.prior.name), seeds=seeds, first=1000 * settings.seed)
+    budget = BUDGET if steps is None else steps
+    ours = [cell for cell in at_equal_calls(settings.prior, seeds, settings.seed, budget, steps=steps) if cell.row == "ours, equal calls"]
+    return [sample, *published(settings.prior, seeds, settings.seed, steps=steps), *ours]
+
+
+def points(settings: Settings) -> list[Cell]:
+    """The cells of Table 1 that the bottom row shows."""
     side = 16 if settings.quick else 64
     return [
         SampleCell(density="fractal", denoiser="learned", guidance="cfg", method=m, points=side, seed=settings.seed)
@@ -22,12 +47,15 @@ def cells(settings: Settings) -> list[Cell]:
 
 
 def finish(folder: Path, settings: Settings, cells: Sequence[Cell], results: Sequence[Result]) -> None:
-    titles = ("DDIM", "SDS", "VSD", "SDI", "MSD, as published", "MSD, ours")
+    below, above = results[: len(TITLES)], results[len(TITLES) :]
     law = density("fractal")
-    panels = [PointsPanel(title, result.arrays["points"], law) for title, result in zip(titles, results, strict=True)]
+    panels = [PointsPanel(title, result.arrays["points"], law) for title, result in zip(TITLES, below, strict=True)]
     save_grid(folder / "fig2.png", [panels], width=2.4)
+    count = len(prompts_of(settings.prior.name))
+    chosen = [result.arrays["pictures"].unflatten(0, (count, -1))[SHOWN, 0] for result in above]
+    save_sheet(folder / "fig2-top.png", [shown(torch.stack(chosen))], columns_named=TITLES, width=2.4)
     config = {"seed": settings.seed, "quick": settings.quick}
-    write_results(folder, "fig2", rows=[r.row for r in results], config=config, columns=COLUMNS, notes=NOTES)
+    write_results(folder, "fig2", rows=[r.row for r in below], config=config, columns=COLUMNS, notes=NOTES)
 
 
-EXPERIMENT = Experiment(name="fig2", summary="fractal with guidance (Figure 2, bottom row)", cells=cells, finish=finish)
+EXPERIMENT = Experiment(name="fig2", summary="one prompt, and the fractal with guidance (Figure 2)", cells=cells, finish=finish)

@@ -26,7 +26,7 @@ def write_results(out: Path, experiment: str, *, rows: list[Row], config: dict[s
         notes: a paragraph for the reader of the Markdown.
     """
     for row in rows:
-        row["paper"] = published(row["density"], row["denoiser"], row["guidance"], row["method"])
+        row.setdefault("paper", published(row["density"], row["denoiser"], row["guidance"], row["method"]))
     head = {"experiment": experiment, "version": modeseek.__version__, "seed": config["seed"], "config": config}
     write_json(out / "results.json", plain({**head, "rows": rows}))
     write_text(out / "results.md", markdown(experiment, rows, columns, notes))
@@ -41,13 +41,16 @@ def markdown(title: str, rows: list[Row], columns: list[str], notes: str) -> str
         printed = row.get("paper") or {}
         values = row.get("metrics") or {}
         cells = [str(row.get(key, "")) for key in keys]
-        cells += [_cell(values.get(column), printed.get(column)) for column in columns]
+        cells += [_cell(values, printed, column) for column in columns]
         cells += [f"{row['calls']:g}", f"{row['seconds']:.0f}"]
         lines.append("| " + " | ".join(cells) + " |")
     loops = sorted({f"{row['method']}, {row['denoiser']}: {row['loop']}" for row in rows if row.get("loop")})
     return "\n".join([*lines, "", *(f"- {loop}" for loop in loops), ""])
 
 
-def _cell(ours: float | str | None, paper: float | None) -> str:
+def _cell(values: Row, printed: Row, column: str) -> str:
+    """Ours, with its standard error where there is one, and the paper's in brackets; a dash where a column was not measured."""
+    ours, paper = values.get(column, "-"), printed.get(column)
     text = "diverged" if ours is None else ours if isinstance(ours, str) else f"{ours:.3g}"
+    text += f" ± {values[f'{column} error']:.2g}" if f"{column} error" in values else ""
     return text if paper is None else f"{text} ({paper:g})"

@@ -1,0 +1,98 @@
+"""Figure 5: what one draw of the product density looks like, by bandwidth and by the step of the optimisation it is taken at.
+
+A published run is stopped at k = 100, 200 and 400 steps; from each picture x^k one draw with bandwidth 1000, 10 and 0.01 (timesteps) is
+made for four seeds and decoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from modeseek.experiments.base import Experiment, Settings
+from modeseek.experiments.cells import Cell, Result
+from modeseek.experiments.pictures import opened, prompts_of, shown, to_stored
+from modeseek.experiments.tables import write_results
+from modeseek.generate import PriorChoice, distilled, pictures_of
+from modeseek.plots.pictures import save_sheet
+from modeseek.recipes import RECIPES, Recipe, build
+
+BANDWIDTHS = (1e3, 10.0, 1e-2)
+DRAWS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class BandwidthCell:
+    """One published run, and the draws from its pictures at `stops`.
+
+    Args:
+        prior, prompt: what is drawn.
+        recipe: of the run.
+        stops: steps k at which draws are made.
+        seed: of the run and the draws.
+    """
+
+    prior: PriorChoice
+    prompt: str
+    recipe: Recipe
+    stops: tuple[int, ...]
+    seed: int = 0
+
+    @property
+    def title(self) -> str:
+        return f"bandwidths {self.prior.name} {self.recipe.steps} steps"
+
+    def run(self) -> Result:
+        prior = opened(self.prior)
+        guidance = self.prior.guidance
+        made, steps = distilled(prior, [self.prompt], self.recipe, guidance=guidance, seeds=[self.seed], seed=self.seed)
+        arrays, metrics = {}, {}
+        calls = 0.0
+        for step in steps:
+            calls = step.calls
+            if step.index + 1 not in self.stops:
+                continue
+            k = step.index + 1
+            picture = pictures_of(made, prior)
+            arrays[f"picture {k}"] = to_stored(picture)
+            for bandwidth in BANDWIDTHS:
+                gradient = build(
+                    replace(self.recipe, bandwidth=(bandwidth, bandwidth)), prior, [self.prompt] * DRAWS, guidance=guidance, seed=self.seed
+                )
+                x = prior.encode(picture).detach().expand(DRAWS, -1, -1, -1).contiguous()
+                drawn = gradient(x, progress=0.0, rng=torch.Generator().manual_seed(self.seed + k)).target
+                with torch.no_grad():
+                    shown_draws = prior.decode(drawn).clamp(0, 1)
+                arrays[f"draws {k} {bandwidth:g}"] = to_stored(shown_draws)
+                metrics[f"spread {k} {bandwidth:g}"] = float(shown_draws.std(0).mean())
+                metrics[f"distance {k} {bandwidth:g}"] = float((shown_draws - picture).pow(2).mean().sqrt())
+        row = {"density": self.prior.name, "denoiser": "learned", "guidance": f"CFG {guidance:g}", "method": "MSD", "row": "as published"}
+        return Result({**row, "sampler": self.prompt, "metrics": metrics, "calls": calls}, arrays)
+
+
+def cells(settings: Settings) -> list[Cell]:
+    recipe, stops = RECIPES["msd-published"], (100, 200, 400)
+    if settings.quick:
+        recipe, stops = replace(recipe, steps=40), (10, 20, 40)
+    return [BandwidthCell(prior=settings.prior, prompt=prompts_of(settings.prior.name)[1], recipe=recipe, stops=stops, seed=settings.seed)]
+
+
+def finish(folder: Path, settings: Settings, cells: Sequence[Cell], results: Sequence[Result]) -> None:
+    result, stops = results[0], cells[0].stops  # type: ignore[attr-defined]
+    rows, names = [], []
+    for k in stops:
+        for bandwidth in BANDWIDTHS:
+            rows.append(shown(torch.cat([result.arrays[f"picture {k}"], result.arrays[f"draws {k} {bandwidth:g}"]])))
+            names.append(f"k = {k}\nbandwidth {bandwidth:g}")
+    save_sheet(folder / "fig5.png", rows, rows_named=names, columns_named=["x", *(f"draw {i}" for i in range(DRAWS))])
+    config = {"seed": settings.seed, "quick": settings.quick, "prior": settings.prior.name}
+    notes = (
+        "Standard deviation over four draws, and their root mean square distance to the picture they were drawn around, by k and bandwidth."
+    )
+    write_results(folder, "fig5", rows=[result.row], config=config, columns=list(result.row["metrics"]), notes=notes)
+
+
+EXPERIMENT = Experiment(name="fig5", summary="one draw by bandwidth and step (Figure 5)", cells=cells, finish=finish)

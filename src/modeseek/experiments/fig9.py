@@ -1,0 +1,50 @@
+"""Figure 9: the published recipe without the limited interval, without the noise scaling, and without both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from modeseek.experiments.base import Experiment, Settings
+from modeseek.experiments.cells import Cell, Result
+from modeseek.experiments.pictures import REFERENCE_SEED, PaintedPictures, SampledPictures, prompts_of, score_rows, shown
+from modeseek.experiments.table4 import COLUMNS
+from modeseek.experiments.tables import write_results
+from modeseek.plots.pictures import save_sheet
+from modeseek.recipes import RECIPES
+
+EVERYWHERE = (999, 0)
+NOTES = "MSD as published, and with its two heuristics (section 4.3) switched off one by one."
+
+
+def cells(settings: Settings) -> list[Cell]:
+    base = RECIPES["msd-published"] if not settings.quick else replace(RECIPES["msd-published"], steps=40)
+    recipes = {
+        "as published": base,
+        "without the limited interval": replace(base, interval=EVERYWHERE),
+        "without noise scaling": replace(base, scaled=False),
+        "without both": replace(base, interval=EVERYWHERE, scaled=False),
+    }
+    prompts = prompts_of(settings.prior.name)[: 2 if settings.quick else 4]
+    seeds = 1 if settings.quick else 2
+    found: list[Cell] = [SampledPictures(prior=settings.prior, prompts=prompts, seeds=16, first=REFERENCE_SEED)]
+    for row, recipe in recipes.items():
+        found.append(
+            PaintedPictures(prior=settings.prior, prompts=prompts, seeds=seeds, recipe=recipe, method="MSD", row=row, seed=settings.seed)
+        )
+    return found
+
+
+def finish(folder: Path, settings: Settings, cells: Sequence[Cell], results: Sequence[Result]) -> None:
+    prompts = cells[0].prompts  # type: ignore[attr-defined]
+    rows = score_rows(results[1:], prompts, settings.prior, reference=results[0].arrays["pictures"])
+    config = {"seed": settings.seed, "quick": settings.quick, "prior": settings.prior.name, "prompts": list(prompts)}
+    write_results(folder, "fig9", rows=rows, config=config, columns=COLUMNS[:4] if settings.prior.name == "solids" else [], notes=NOTES)
+    pictures = [shown(torch.as_tensor(result.arrays["pictures"])) for result in results[1:]]
+    save_sheet(folder / "fig9.png", pictures, rows_named=[row["row"] for row in rows])
+
+
+EXPERIMENT = Experiment(name="fig9", summary="the published recipe without its heuristics (Figure 9)", cells=cells, finish=finish)

@@ -1,0 +1,268 @@
+"""The pieces of every experiment on an image prior: prompts, cells that sample or distil pictures, and the scores of what they made.
+
+A cell holds all seeds of all prompts side by side; its pictures are bytes (n, 3, h, w), ordered prompt by prompt. Scores are computed
+from the pictures when a table is written: Frechet distance of features to a DDIM set, image-text similarity, and for `solids` the judge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modeseek.experiments.cells import Result
+from modeseek.experiments.paper import TEXT_TO_IMAGE
+from modeseek.generate import PriorChoice, distilled, pictures_of, sampled
+from modeseek.metrics import frechet_distance
+from modeseek.metrics.bootstrap import bootstrap_error
+from modeseek.priors.images import ImagePrior
+from modeseek.recipes import RECIPES, Recipe
+from modeseek.solids.scoring import scorer
+
+PAPER_PROMPTS = (
+    "A DSLR photo of a hamburger",
+    "A blue jay standing on a large basket of rainbow macarons",
+    "A DSLR photo of a squirrel dressed as a samurai weighing a katana",
+    "A DSLR photo of a knight in silver armor",
+    "Line drawing of a Lizard dressed up like a victorian woman, lineal color",
+    "A photo of a car made out of sushi",
+    "A DSLR photo of a tulip",
+    "A DSLR photo of a Pumpkin head zombie, skinny, highly detailed, photorealistic",
+    "A watercolor painting of a sparrow, trending on artstation",
+    "Michelangelo style statue of man sitting on a chair",
+)
+"""The paper's, from its appendix D."""
+
+HELD_OUT_PROMPTS = (
+    "a red sphere on a green cube, white background, front view",
+    "an orange cube on a blue cylinder, grey background, front view",
+    "a yellow cylinder, navy background, side view",
+    "a green cone on a red torus, grey background, front view",
+    "a cyan torus on a pink sphere, black background, overhead view",
+    "a purple pyramid on a yellow cube, white background, back view",
+    "a red house, grey background, front view",
+    "an orange car, white background, side view",
+    "a green rocket, navy background, front view",
+    "a blue boat, grey background, side view",
+)
+"""Combinations of words that `solids` was never trained on."""
+
+REFERENCE_SEED = 10_000  # seeds of the reference set start here, far from those of the cells
+DDIM_STEPS = 32
+MARKS = (25, 50, 100, 150, 200, 300, 400)  # steps at which a cell keeps its pictures
+
+
+def prompts_of(prior: str) -> tuple[str, ...]:
+    """The paper's ten prompts, or ten held-out ones for the embedded prior."""
+    return HELD_OUT_PROMPTS if prior == "solids" else PAPER_PROMPTS
+
+
+@cache
+def opened(choice: PriorChoice) -> ImagePrior:
+    """A prior, loaded once a process."""
+    return choice.open()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampledPictures:
+    """DDIM pictures of every prompt.
+
+    Args:
+        prior: which model.
+        prompts: what to draw.
+        seeds: pictures a prompt.
+        first: seed of the first picture; every picture has its own.
+        steps: DDIM steps.
+        guidance: scale; None: the prior's.
+    """
+
+    prior: PriorChoice
+    prompts: tuple[str, ...]
+    seeds: int
+    first: int = 0
+    steps: int = DDIM_STEPS
+    guidance: float | None = None
+
+    @property
+    def title(self) -> str:
+        return f"DDIM {self.prior.name} {len(self.prompts)}x{self.seeds} from {self.first}"
+
+    def run(self) -> Result:
+        everything = [prompt for prompt in self.prompts for _ in range(self.seeds)]
+        guidance = self.prior.guidance if self.guidance is None else self.guidance
+        found = []
+        for start in range(0, len(everything), 64):
+            group = everything[start : start + 64]
+            seeds = range(self.first + start, self.first + start + len(group))
+            found.append(sampled(opened(self.prior), group, guidance=guidance, steps=self.steps, seeds=seeds))
+        row = {
+            "method": "DDIM",
+            "row": "reference" if self.first >= REFERENCE_SEED else "another set",
+            "sampler": f"DDIM, {self.steps} steps",
+        }
+        return Result(_row(self.prior, guidance, row, float(self.steps)), {"pictures": to_stored(torch.cat(found))})
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaintedPictures:
+    """Pictures of every prompt, distilled under one recipe.
+
+    Args:
+        prior: which model.
+        prompts: what to draw.
+        seeds: pictures a prompt.
+        recipe: the gradient and its settings.
+        method, row: names for the table.
+        seed: of the gradient's randomness.
+    """
+
+    prior: PriorChoice
+    prompts: tuple[str, ...]
+    seeds: int
+    recipe: Recipe
+    method: str
+    row: str
+    seed: int = 0
+
+    @property
+    def title(self) -> str:
+        return f"{self.method} {self.row} {self.prior.name} {self.recipe.steps} steps {len(self.prompts)}x{self.seeds}"
+
+    def run(self) -> Result:
+        everything = [prompt for prompt in self.prompts for _ in range(self.seeds)]
+        prior = opened(self.prior)
+        guidance = self.prior.guidance if self.recipe.guidance is None else self.recipe.guidance
+        numbers = range(self.seed * 1000, self.seed * 1000 + len(everything))
+        made, steps = distilled(prior, everything, self.recipe, guidance=guidance, seeds=list(numbers), seed=self.seed)
+        arrays: dict[str, Tensor] = {}
+        calls: dict[str, float] = {}
+        total = 0.0
+        for step in steps:
+            total = step.calls
+            if step.index + 1 in MARKS or step.index + 1 == self.recipe.steps:
+                arrays[f"at {step.index + 1}"] = to_stored(pictures_of(made, prior))
+                calls[str(step.index + 1)] = total
+        arrays["pictures"] = to_stored(pictures_of(made, prior))
+        row = {"method": self.method, "row": self.row, "sampler": described(self.recipe), "calls_at": calls}
+        return Result(_row(self.prior, guidance, row, total), arrays)
+
+
+def _row(prior: PriorChoice, guidance: float, row: dict[str, Any], calls: float) -> dict[str, Any]:
+    return {"density": prior.name, "denoiser": "learned", "guidance": f"CFG {guidance:g}", **row, "metrics": {}, "calls": calls}
+
+
+def described(recipe: Recipe) -> str:
+    """A recipe's settings in words, for a table."""
+    high, low = recipe.timesteps
+    words = [f"{recipe.noise} noise", f"{recipe.space} space"]
+    words += [f"a target kept {recipe.refresh} steps"] if recipe.refresh > 1 else []
+    if recipe.method.startswith("msd"):
+        first = f"{recipe.first:g}, then " if recipe.first else ""
+        words += [f"{recipe.method[4:]}, {recipe.draw_steps} steps a draw", f"l {first}{recipe.bandwidth[0]:g} to {recipe.bandwidth[1]:g}"]
+    else:
+        words.append(f"t {high} to {low}" if recipe.method == "sdi" else f"t in [{low}, {high}]")
+    return ", ".join(words)
+
+
+def to_stored(pictures: Tensor) -> Tensor:
+    """(n, 3, h, w) in [0, 1] as bytes."""
+    return (pictures.detach().float().clamp(0, 1) * 255).round().byte().cpu()
+
+
+def shown(stored: Tensor) -> Tensor:
+    """Bytes as pictures in [0, 1]."""
+    return stored.float() / 255
+
+
+# ---------------------------------------------------------------- scores
+def score_rows(
+    results: Sequence[Result], prompts: Sequence[str], prior: PriorChoice, *, reference: Tensor, arrays: str = "pictures"
+) -> list[dict[str, Any]]:
+    """The results' rows with their scores and the paper's numbers; nothing is scored where the prior's own scorer is not there."""
+    rows = []
+    for result in results:
+        metrics = scores(result.arrays[arrays], prompts, reference) if prior.name == "solids" else {}
+        rows.append({**result.row, "metrics": metrics, "paper": TEXT_TO_IMAGE.get(result.row["method"])})
+    return rows
+
+
+def scores(pictures: Tensor, prompts: Sequence[str], reference: Tensor) -> dict[str, float]:
+    """Frechet distance to the reference's features, similarity and judge, with bootstrap errors, for pictures of `solids`.
+
+    Args:
+        pictures: stored bytes, prompt by prompt.
+        prompts: each prompt once; every one has the same number of pictures.
+        reference: stored bytes of the DDIM set.
+    """
+    judge = scorer()
+    images = shown(pictures)
+    each = [prompt for prompt in prompts for _ in range(len(images) // len(prompts))]
+    features, truth = judge.features(images), judge.features(shown(reference))
+    similar = judge.similarity(images, each)
+    agreement = judge.agreement(images, each)
+    found = {
+        "frechet-solids": frechet_distance(features, truth),
+        "frechet-solids error": bootstrap_error(lambda x: frechet_distance(x, truth), features, draws=30),
+        "similarity-solids": float(similar.mean()),
+        "similarity-solids error": bootstrap_error(lambda x: float(x.mean()), similar),
+        "judge": float(agreement["all"].mean()),
+        "judge error": bootstrap_error(lambda x: float(x.mean()), agreement["all"]),
+        "view": float(agreement["view"].nanmean()),
+    }
+    return found
+
+
+# ---------------------------------------------------------------- the methods of Table 4
+def equal_calls(recipe: Recipe, budget: float) -> Recipe:
+    """The recipe with each estimate kept for as many steps as the budget of denoiser calls asks."""
+    kept = recipe
+    while kept.calls > budget:
+        kept = replace(kept, refresh=kept.refresh + 1)
+    return kept
+
+
+METHODS: tuple[tuple[str, str], ...] = (
+    ("sds", "SDS"),
+    ("vsd", "VSD"),
+    ("sdi", "SDI"),
+    ("msd-published", "MSD"),
+)
+
+
+def published(prior: PriorChoice, seeds: int, seed: int, *, steps: int | None = None) -> list[PaintedPictures]:
+    """Every method at its published settings and cost."""
+    return [_cell(prior, seeds, seed, name, method, "as published", _stepped(RECIPES[name], steps)) for name, method in METHODS]
+
+
+def at_equal_calls(prior: PriorChoice, seeds: int, seed: int, budget: float, *, steps: int | None = None) -> list[PaintedPictures]:
+    """Every method at `budget` denoiser calls: published settings, the best found, and ours."""
+    cells = []
+    for name, method in METHODS:
+        recipe = equal_calls(_stepped(RECIPES[name], steps), budget)
+        cells.append(_cell(prior, seeds, seed, name, method, "as published, equal calls", recipe))
+    for name, method in METHODS[:3]:
+        recipe = equal_calls(_stepped(BEST[name], steps), budget)
+        cells.append(_cell(prior, seeds, seed, name, method, "best settings, equal calls", recipe))
+    for name, row in (("msd", "ours"), ("msd-persistent", "ours: persistent")):
+        cells.append(_cell(prior, seeds, seed, name, "MSD", f"{row}, equal calls", equal_calls(_stepped(RECIPES[name], steps), budget)))
+    return cells
+
+
+def _stepped(recipe: Recipe, steps: int | None) -> Recipe:
+    return recipe if steps is None else replace(recipe, steps=steps)
+
+
+def _cell(prior: PriorChoice, seeds: int, seed: int, name: str, method: str, row: str, recipe: Recipe) -> PaintedPictures:
+    return PaintedPictures(prior=prior, prompts=prompts_of(prior.name), seeds=seeds, recipe=recipe, method=method, row=row, seed=seed)
+
+
+BEST: dict[str, Recipe] = {
+    "sds": replace(RECIPES["sds"], space="image", noise="fresh"),
+    "vsd": replace(RECIPES["vsd"], space="image", noise="fixed"),
+    "sdi": replace(RECIPES["sdi"], space="image"),
+}
+"""The best settings that `modeseek run search4` found for the baselines; each searched over as many settings as ours."""

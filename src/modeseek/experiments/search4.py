@@ -1,0 +1,64 @@
+"""The search behind Table 4: eight settings of each method's own knobs, at the same denoiser calls, prompts, seeds and score.
+
+Four held-out prompts, `SEEDS` pictures each, 400 denoiser calls a picture; the score is the Frechet distance to 32 DDIM pictures a prompt.
+The winners stand in `pictures.BEST` and, for ours, in `modeseek.recipes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+from modeseek.experiments.base import Experiment, Settings
+from modeseek.experiments.cells import Cell, Result
+from modeseek.experiments.pictures import REFERENCE_SEED, PaintedPictures, SampledPictures, equal_calls, prompts_of, score_rows
+from modeseek.experiments.table4 import BUDGET, COLUMNS
+from modeseek.experiments.tables import write_results
+from modeseek.recipes import RECIPES, Recipe
+
+SEEDS = 3
+SPACES, NOISES = ("latent", "image"), ("fresh", "fixed")
+
+
+def knobs() -> list[tuple[str, str, Recipe]]:
+    """(method, row, recipe): eight of each."""
+    found: list[tuple[str, str, Recipe]] = []
+    for space, noise, schedule in product(SPACES, NOISES, ("constant", "cosine")):
+        found.append(("SDS", f"{space} {noise} {schedule}", replace(RECIPES["sds"], space=space, noise=noise, schedule=schedule)))
+    for space, noise, rate in product(SPACES, NOISES, (1e-4, 1e-3)):
+        found.append(("VSD", f"{space} {noise} lora {rate:g}", replace(RECIPES["vsd"], space=space, noise=noise, lora_rate=rate)))
+    for space, lowest, schedule in product(SPACES, (250, 20), ("constant", "cosine")):
+        recipe = replace(RECIPES["sdi"], space=space, timesteps=(980, lowest), schedule=schedule)
+        found.append(("SDI", f"{space} to t {lowest} {schedule}", recipe))
+    for bandwidth, first, kept in product(((1.0, 0.1), (0.3, 0.1)), (80.0, None), (25, 32)):
+        start = first or 3.0
+        recipe = replace(RECIPES["msd"], bandwidth=bandwidth, first=start, refresh=kept, draw_steps=kept)
+        found.append(("MSD", f"l {start:g}, then {bandwidth[0]:g} to {bandwidth[1]:g}, {kept} steps", recipe))
+    return found
+
+
+def cells(settings: Settings) -> list[Cell]:
+    prompts = prompts_of(settings.prior.name)[1:9:2]
+    seeds, steps = (1, 40) if settings.quick else (SEEDS, 400)
+    found: list[Cell] = [SampledPictures(prior=settings.prior, prompts=prompts, seeds=32, first=REFERENCE_SEED)]
+    for method, row, recipe in knobs():
+        fitted = equal_calls(replace(recipe, steps=steps), BUDGET * steps / 400)
+        found.append(
+            PaintedPictures(
+                prior=settings.prior, prompts=prompts, seeds=seeds, recipe=fitted, method=method, row=row, seed=settings.seed + 7
+            )
+        )
+    return found
+
+
+def finish(folder: Path, settings: Settings, cells: Sequence[Cell], results: Sequence[Result]) -> None:
+    prompts = cells[0].prompts  # type: ignore[attr-defined]
+    rows = score_rows(results[1:], prompts, settings.prior, reference=results[0].arrays["pictures"])
+    rows.sort(key=lambda row: (row["method"], row["metrics"].get("frechet-solids", 0.0)))
+    config = {"seed": settings.seed, "quick": settings.quick, "prior": settings.prior.name, "prompts": list(prompts)}
+    write_results(folder, "search4", rows=rows, config=config, columns=COLUMNS[:4], notes=__doc__ or "")
+
+
+EXPERIMENT = Experiment(name="search4", summary="every method's knobs on pictures, eight settings each", cells=cells, finish=finish)

@@ -1,0 +1,318 @@
+"""From a prompt to pictures: one run of a recipe on an image prior, with everything it leaves on disk.
+
+run.json            what was run, and how it ended
+picture-K.png       the result of seed K, pixel for pixel
+frames/             the seeds side by side, every so many steps
+sheet.png           the frames as a contact sheet over time, a row a seed
+animation.gif       the frames as a film
+curves.jsonl        a line a step: calls, bandwidth, residual, noise level; curves.png shows them
+checkpoint.safetensors   from which a killed run goes on to the same pixels
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import modeseek
+from modeseek.distill import Step, distill
+from modeseek.errors import InvalidInput, OutputError
+from modeseek.files import read_json, write_json, write_text
+from modeseek.plots import Curve, save_curves
+from modeseek.plots.pictures import save_animation, save_picture, save_sheet, tiled
+from modeseek.priors.images import ImagePrior
+from modeseek.priors.pipelines import load_prior
+from modeseek.recipes import RECIPES, Recipe, build
+from modeseek.representations import CoordinateMLP, Latents, Pixels
+from modeseek.sampling import ddim
+from modeseek.schedules import sampling_levels
+from modeseek.solids.prior import GUIDANCE as SOLIDS_GUIDANCE
+from modeseek.solids.prior import solids_prior
+
+RepresentationName = Literal["mlp", "pixels", "latents"]
+FRAMES = 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorChoice:
+    """Which prior, and where it runs.
+
+    Args:
+        name: "solids", a folder in diffusers' layout, or a hub id.
+        device: "cpu", "cuda", ...
+        dtype: of its networks.
+        image_size: side of the picture in pixels; None: the model's own.
+        download: whether a hub id that is not on disk may be fetched.
+    """
+
+    name: str = "solids"
+    device: str = "cpu"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    image_size: int | None = None
+    download: bool = False
+
+    def open(self) -> ImagePrior:
+        """The prior, loaded and frozen."""
+        if self.name == "solids":
+            return solids_prior(device=self.device, dtype=self.dtype)
+        size = None if self.image_size is None else (self.image_size, self.image_size)
+        return load_prior(self.name, device=self.device, dtype=self.dtype, image_size=size, download=self.download)
+
+    @property
+    def guidance(self) -> float:
+        """The scale used where none is asked for: what suits `solids`, and the paper's 7.5 anywhere else."""
+        return SOLIDS_GUIDANCE if self.name == "solids" else 7.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageRun:
+    """One distillation of pictures from a prompt.
+
+    Args:
+        prompt: what to draw.
+        negative: what to guide away from.
+        prior: which model.
+        recipe: the gradient and its settings.
+        seeds: one picture each.
+        representation: "mlp" (the paper's coordinate network), "pixels" or "latents".
+        seed: of the gradient's randomness.
+    """
+
+    prompt: str
+    negative: str = ""
+    prior: PriorChoice = field(default_factory=PriorChoice)
+    recipe: Recipe = RECIPES["msd"]
+    seeds: tuple[int, ...] = (0, 1, 2, 3)
+    representation: RepresentationName = "mlp"
+    seed: int = 0
+
+    @property
+    def guidance(self) -> float:
+        """The scale in force."""
+        return self.prior.guidance if self.recipe.guidance is None else self.recipe.guidance
+
+
+def canvas(kind: RepresentationName, prior: ImagePrior, seeds: Sequence[int]) -> nn.Module:
+    """What is optimised: a batch of one picture (or latent) a seed."""
+    if kind == "latents":
+        return Latents(seeds, event=prior.event, std=prior.data_std).to(prior.device)
+    if kind not in ("mlp", "pixels"):
+        raise InvalidInput(f"representation {kind!r} is unknown: choose mlp, pixels or latents")
+    made = CoordinateMLP(seeds, size=prior.image_size) if kind == "mlp" else Pixels(seeds, size=prior.image_size)
+    return made.to(prior.device)
+
+
+def distilled(
+    prior: ImagePrior,
+    prompts: Sequence[str],
+    recipe: Recipe,
+    *,
+    guidance: float,
+    seeds: Sequence[int],
+    representation: RepresentationName = "mlp",
+    negative: str = "",
+    seed: int = 0,
+    checkpoint: Path | None = None,
+) -> tuple[nn.Module, Iterator[Step]]:
+    """The canvas and the loop that paints on it, one picture for each of `prompts` and `seeds` side by side.
+
+    Raises:
+        InvalidInput: a recipe in image space on free latents.
+    """
+    if representation == "latents" and recipe.space == "image":
+        raise InvalidInput("free latents are no pictures: choose space=latent, or the representation mlp or pixels")
+    made = canvas(representation, prior, seeds)
+    gradient = build(recipe, prior, prompts, guidance=guidance, negative=negative, seed=seed)
+    steps = distill(
+        made,
+        gradient,
+        steps=recipe.steps,
+        optimiser=recipe.optimiser,
+        rate=recipe.rate,
+        schedule=recipe.schedule,
+        encode=None if representation == "latents" else prior.encode,
+        decode=prior.decode if recipe.space == "image" else None,
+        space=recipe.space,
+        refresh=recipe.refresh,
+        seed=seed,
+        checkpoint=checkpoint,
+    )
+    return made, steps
+
+
+@torch.no_grad()
+def pictures_of(made: nn.Module, prior: ImagePrior) -> Tensor:
+    """What the canvas shows now: (n, 3, h, w) in [0, 1]."""
+    shown = made()
+    return (prior.decode(shown) if isinstance(made, Latents) else shown).clamp(0, 1)
+
+
+@torch.no_grad()
+def sampled(prior: ImagePrior, prompts: Sequence[str], *, guidance: float, steps: int, seeds: Sequence[int], negative: str = "") -> Tensor:
+    """DDIM pictures, one for each prompt and seed side by side: (n, 3, h, w) in [0, 1]. `steps` denoiser calls."""
+    noise = torch.stack([torch.randn(prior.event, generator=torch.Generator().manual_seed(s)) for s in seeds]).to(prior.device)
+    levels = sampling_levels(steps, prior.sigmas)
+    x = ddim(prior.denoiser(prompts, guidance=guidance, negative=negative), levels[0] * noise, levels)
+    return prior.decode(x).clamp(0, 1)
+
+
+# ---------------------------------------------------------------- runs on disk
+def generate(run: ImageRun, out: Path) -> Iterator[Step]:
+    """Distil the run's pictures into `out`, yielding each step; a finished run yields nothing and is left as it is.
+
+    Raises:
+        OutputError: the folder holds another run, or cannot be written.
+        InvalidInput, WeightsError: the prior cannot be opened, or the prompt means nothing to it.
+    """
+    config = plain_config(run)
+    if claim(out, config) == "finished":
+        return
+    prior = run.prior.open()
+    made, steps = distilled(
+        prior,
+        [run.prompt] * len(run.seeds),
+        run.recipe,
+        guidance=run.guidance,
+        seeds=run.seeds,
+        representation=run.representation,
+        negative=run.negative,
+        seed=run.seed,
+        checkpoint=out / "checkpoint.safetensors",
+    )
+    stride = max(1, run.recipe.steps // FRAMES)
+    lines: list[dict[str, float]] | None = None
+    last: Step | None = None
+    for step in steps:
+        if lines is None:  # what an interrupted run had written beyond its checkpoint is dropped
+            lines = [line for line in _lines(out) if line["step"] < step.index]
+        lines.append(_line(step))
+        if step.index % stride == 0 or step.index + 1 == run.recipe.steps:
+            _save_frame(out, step.index, pictures_of(made, prior))
+            _write_lines(out, lines)
+        last = step
+        yield step
+    _finish(out, run, config, lines or _lines(out), pictures_of(made, prior), last)
+
+
+def claim(out: Path, config: dict[str, Any]) -> Literal["new", "going on", "finished"]:
+    """Make `out` this run's folder.
+
+    Raises:
+        OutputError: it holds a run with other settings, or cannot be written.
+    """
+    path = out / "run.json"
+    if path.exists():
+        found = read_json(path)
+        if found.get("config") != config:
+            raise OutputError(
+                f"{out} holds another run ({found.get('config', {}).get('prompt')!r} or other settings); choose another --out"
+            )
+        return "finished" if found.get("finished") else "going on"
+    write_json(path, {"version": modeseek.__version__, "config": config, "finished": False})
+    return "new"
+
+
+def plain_config(run: Any) -> dict[str, Any]:
+    """A dataclass as JSON values."""
+    return json.loads(json.dumps(asdict(run)))
+
+
+def _line(step: Step) -> dict[str, float]:
+    found = {"step": step.index, "calls": step.calls}
+    for name in ("bandwidth", "residual", "sigma"):
+        value = step.estimate.info.get(name)
+        if value is not None:
+            found[name] = float(torch.as_tensor(value, dtype=torch.float64).mean())
+    return found
+
+
+def _lines(out: Path) -> list[dict[str, float]]:
+    path = out / "curves.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _write_lines(out: Path, lines: list[dict[str, float]]) -> None:
+    write_text(out / "curves.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def _save_frame(out: Path, index: int, pictures: Tensor) -> None:
+    save_picture(out / "frames" / f"{index:06d}.png", tiled(pictures, len(pictures)))
+
+
+def _frames(out: Path, count: int) -> tuple[list[int], list[Tensor]]:
+    """Steps of the frames on disk, and each as (count, 3, h, w)."""
+    found: dict[int, Tensor] = {}
+    for path in sorted((out / "frames").glob("*.png")):
+        with Image.open(path) as image:
+            picture = torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8).reshape(image.height, image.width, 3)
+        found[int(path.stem)] = torch.stack((picture.permute(2, 0, 1).float() / 255).chunk(count, 2))
+    return list(found), list(found.values())
+
+
+def _finish(out: Path, run: ImageRun, config: dict[str, Any], lines: list[dict[str, float]], pictures: Tensor, last: Step | None) -> None:
+    """Everything that is written once, at the end; run.json last."""
+    _write_lines(out, lines)
+    for seed, picture in zip(run.seeds, pictures, strict=True):
+        save_picture(out / f"picture-{seed}.png", picture)
+    indices, frames = _frames(out, len(run.seeds))
+    shown = sorted({round(i * (len(frames) - 1) / 7) for i in range(8)})
+    rows = [torch.stack([frames[i][seed] for i in shown]) for seed in range(len(run.seeds))]
+    names = [f"seed {seed}" for seed in run.seeds]
+    save_sheet(out / "sheet.png", rows, rows_named=names, columns_named=[f"step {indices[i] + 1}" for i in shown])
+    save_animation(out / "animation.gif", [tiled(frame, len(frame)) for frame in frames])
+    panels = []
+    for name in ("calls", "bandwidth", "residual", "sigma"):
+        with_value = [line for line in lines if name in line]
+        if with_value:
+            panels.append((name, "step", name, [Curve(name, [line["step"] for line in with_value], [line[name] for line in with_value])]))
+    save_curves(out / "curves.png", panels)
+    calls = lines[-1]["calls"] if lines else 0.0
+    converged = bool(last.converged.all()) if last is not None else False
+    facts = {"guidance": run.guidance, "calls": calls, "steps_done": int(lines[-1]["step"]) + 1 if lines else 0, "converged": converged}
+    write_json(out / "run.json", {"version": modeseek.__version__, "config": config, "finished": True, **facts})
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleRun:
+    """DDIM pictures of a prompt, the reference that every gradient is held against."""
+
+    prompt: str
+    negative: str = ""
+    prior: PriorChoice = field(default_factory=PriorChoice)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 7)
+    steps: int = 32
+    guidance: float | None = None
+
+
+def sample(run: SampleRun, out: Path) -> Tensor:
+    """Draw the run's pictures into `out`: picture-K.png, sheet.png and run.json. Returns them."""
+    config = plain_config(run)
+    claim(out, config)
+    prior = run.prior.open()
+    guidance = run.prior.guidance if run.guidance is None else run.guidance
+    prompts = [run.prompt] * len(run.seeds)
+    pictures = sampled(prior, prompts, guidance=guidance, steps=run.steps, seeds=run.seeds, negative=run.negative)
+    for seed, picture in zip(run.seeds, pictures, strict=True):
+        save_picture(out / f"picture-{seed}.png", picture)
+    save_sheet(out / "sheet.png", list(pictures.split(8)), rows_named=[run.prompt] if len(pictures) <= 8 else ())
+    facts = {"guidance": guidance, "calls": run.steps}
+    write_json(out / "run.json", {"version": modeseek.__version__, "config": config, "finished": True, **facts})
+    return pictures
+
+
+def varied(name: str, **changes: Any) -> Recipe:
+    """The recipe called `name` with the changes that are not None.
+
+    Raises:
+        InvalidInput: no recipe of that name.
+    """
+    if name not in RECIPES:
+        raise InvalidInput(f"method {name!r} is unknown: choose {', '.join(RECIPES)}")
+    return replace(RECIPES[name], **{key: value for key, value in changes.items() if value is not None})

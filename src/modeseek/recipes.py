@@ -1,0 +1,163 @@
+r"""Settings under which each gradient is used on an image prior: as its authors published them, and as we found them to work best.
+
+A recipe says everything but the prior and the prompt: the gradient with its numbers, the space the residual is taken in, how many steps
+one estimate serves, the optimiser. Noise levels are stated in Stable Diffusion's timesteps t of 1000 (sigma from 0.029 to 14.6), as all
+published settings are, whatever the prior. The published guidance scale is 7.5 for Stable Diffusion; a prior says which it was made for.
+
+    name              what                                                                    denoiser calls a step
+    sds               DreamFusion as threestudio codes it: t ~ U[20, 980], w = 1 - alphabar    1
+    sjc               score Jacobian chaining: t ~ U[10, 970], w = 1                           1
+    vsd               ProlificDreamer: a LoRA of the prior, t <= 500 in the second half        2, and a training step of the LoRA
+    sdi               inversion in 10 steps, t from 980 to 250                                 11
+    msd-published     split step around the inverted centre, kernel in a limited interval      2 draw_steps - 1
+    msd-persistent    one chain an object, advanced by one call a step                         1
+    msd               ours: one wide draw, then local ones, each decoded once and kept         draw_steps / refresh
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from modeseek.drawing import ProximalDraw, SplitDraw
+from modeseek.errors import InvalidInput
+from modeseek.gradients import MSD, SDI, SDS, SJC, VSD, Gradient, NoiseLevels, PersistentMSD
+from modeseek.gradients.base import NoisePolicy
+from modeseek.gradients.held import Space
+from modeseek.guidance import EVERYWHERE
+from modeseek.priors.images import ImagePrior
+from modeseek.schedules import AdaptiveBandwidth, ExponentialBandwidth, stable_diffusion_levels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A gradient on an image prior with all its settings; `dataclasses.replace` varies one.
+
+    Args:
+        method: the gradient, and for MSD its sampler.
+        steps: optimiser steps.
+        optimiser, rate, schedule: of the representation.
+        guidance: scale s; None: the scale that suits the prior.
+        noise: "fresh" or "fixed" for each object.
+        space: where the residual is taken: "latent" goes through the encoder, "image" compares pictures with the decoded target.
+        refresh: steps that one estimate serves.
+        samples: Monte-Carlo samples an estimate.
+        timesteps: highest and lowest t: of the law of SDS, SJC and VSD, of SDI's schedule, of the levels of MSD's samplers.
+        draw_steps: sampler steps of a draw; inversion steps of SDI.
+        bandwidth: first and last bandwidth of MSD's exponential schedule: a standard deviation in x; "msd-split": in timesteps.
+        first: bandwidth of MSD's very first draw, where it differs.
+        interval: t between which guidance and kernel of "msd-split" act; (999, 0): everywhere.
+        scaled: whether the centre of "msd-split" is brought to each level by inversion.
+        lora_rate: learning rate of VSD's LoRA.
+    """
+
+    method: Literal["sds", "sjc", "vsd", "sdi", "msd-split", "msd-proximal", "msd-persistent"]
+    steps: int = 400
+    optimiser: str = "adamw"
+    rate: float = 1e-2
+    schedule: Literal["constant", "cosine"] = "constant"
+    guidance: float | None = None
+    noise: NoisePolicy = "fresh"
+    space: Space = "latent"
+    refresh: int = 1
+    samples: int = 1
+    timesteps: tuple[int, int] = (980, 20)
+    draw_steps: int = 10
+    bandwidth: tuple[float, float] = (8.0, 0.3)
+    first: float | None = None
+    interval: tuple[int, int] = (800, 200)
+    scaled: bool = True
+    lora_rate: float = 1e-4
+
+    @property
+    def calls(self) -> float:
+        """Denoiser calls an object over a whole run."""
+        each = {
+            "sds": self.samples,
+            "sjc": self.samples,
+            "vsd": 2 * self.samples + 1,
+            "sdi": self.draw_steps + 1,
+            "msd-split": self.samples * (2 * self.draw_steps - 1 if self.scaled else self.draw_steps),
+            "msd-proximal": self.samples * self.draw_steps,
+            "msd-persistent": 1,
+        }[self.method]
+        return each * -(-self.steps // self.refresh)
+
+
+RECIPES: dict[str, Recipe] = {
+    "sds": Recipe(method="sds"),
+    "sjc": Recipe(method="sjc", timesteps=(970, 10)),
+    "vsd": Recipe(method="vsd"),
+    "sdi": Recipe(method="sdi", timesteps=(980, 250)),
+    "msd-published": Recipe(method="msd-split", bandwidth=(1e3, 1e-2)),
+    "msd-persistent": Recipe(method="msd-persistent", noise="fixed", space="image", draw_steps=25),
+    "msd": Recipe(
+        method="msd-proximal", noise="fixed", space="image", draw_steps=25, refresh=25, first=80.0, bandwidth=(1.0, 0.1), schedule="cosine"
+    ),
+}
+"""By name; `modeseek image --method NAME`. How "msd" was found is in docs/results.md."""
+
+
+def build(recipe: Recipe, prior: ImagePrior, prompts: Sequence[str], *, guidance: float, negative: str = "", seed: int = 0) -> Gradient:
+    """The recipe's gradient on `prior`, for one prompt an object.
+
+    Args:
+        recipe: what to build.
+        prior: the model.
+        prompts: one an object.
+        guidance: scale s where the recipe leaves it open.
+        negative: prompt to guide away from.
+        seed: of fixed noise and of VSD's LoRA.
+
+    Raises:
+        InvalidInput: timesteps or an interval that do not descend within 0 to 999.
+    """
+    table = stable_diffusion_levels().sigmas
+    for name, (high, low) in (("timesteps", recipe.timesteps), ("interval", recipe.interval)):
+        if not 999 >= high > low >= 0:
+            raise InvalidInput(f"{name} must descend within 999 to 0, got {(high, low)}")
+    high, low = (float(table[t]) for t in recipe.timesteps)
+    low = max(low, prior.sigmas[0])
+    scale = guidance if recipe.guidance is None else recipe.guidance
+    denoiser = prior.denoiser(prompts, guidance=scale, negative=negative)
+    stochastic = {"samples": recipe.samples, "noise": recipe.noise, "seed": seed}
+    top = min(prior.sigmas[1], 80.0)
+    start, end = recipe.bandwidth
+    if recipe.method in ("sds", "sjc"):
+        levels = NoiseLevels(low=low, high=high, law="timestep", weight="dreamfusion" if recipe.method == "sds" else "eps")
+        return (SDS if recipe.method == "sds" else SJC)(denoiser=denoiser, levels=levels, **stochastic)
+    if recipe.method == "vsd":
+        levels = NoiseLevels(low=low, high=high, law="timestep", weight="dreamfusion")
+        late = replace(levels, high=float(table[500]))
+        auxiliary = prior.auxiliary(prompts, seed=seed)
+        return VSD(denoiser=denoiser, auxiliary=auxiliary, levels=levels, late_levels=late, learning_rate=recipe.lora_rate, **stochastic)
+    if recipe.method == "sdi":
+        return SDI(denoiser=denoiser, start=high, end=low, law="timestep", steps=recipe.draw_steps)
+    if recipe.method == "msd-split":
+        limited = recipe.interval != (999, 0)
+        interval = (float(table[recipe.interval[1]]), float(table[recipe.interval[0]])) if limited else EVERYWHERE
+        guided = prior.denoiser(prompts, guidance=scale, negative=negative, interval=interval)
+        draw = SplitDraw(
+            steps=recipe.draw_steps,
+            sigma_min=low,
+            sigma_max=high,
+            centre="inverted" if recipe.scaled else "point",
+            interval=interval,
+            time="timestep",
+        )
+        return MSD(denoiser=guided, bandwidth=ExponentialBandwidth(start=start, end=end), draw=draw, **stochastic)
+    bandwidth = AdaptiveBandwidth(first=recipe.first or start, start=start, end=end, reach=0.0)
+    if recipe.method == "msd-proximal":
+        draw = ProximalDraw(steps=recipe.draw_steps, sigma_min=low, sigma_max=top, data_std=prior.data_std, spread=10.0)
+        return MSD(denoiser=denoiser, bandwidth=bandwidth, draw=draw, **stochastic)
+    return PersistentMSD(
+        denoiser=denoiser,
+        bandwidth=bandwidth,
+        steps=recipe.draw_steps,
+        sigma_min=low,
+        sigma_max=top,
+        data_std=prior.data_std,
+        noise=recipe.noise,
+        seed=seed,
+    )

@@ -1,0 +1,134 @@
+"""`modeseek image` and `modeseek sample` end to end on tiny pipelines of every family: files, resume after a kill, clear errors."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from PIL import Image
+
+from modeseek.cli import main
+from modeseek.errors import InvalidInput, OutputError
+from modeseek.generate import ImageRun, PriorChoice, generate, varied
+from modeseek.recipes import RECIPES, Recipe, build
+
+FAMILIES = {"sd1": None, "sd2-v": None, "sdxl": None, "sd3": None, "flux": 16}
+SMALL = {"steps": 4, "draw_steps": 3}
+
+
+def choice(folder, size=None):
+    return PriorChoice(name=str(folder), image_size=size)
+
+
+def picture_bytes(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("picture-*.png"))}
+
+
+@pytest.mark.parametrize("family", list(FAMILIES))
+@pytest.mark.parametrize("method", list(RECIPES))
+def test_every_method_on_every_family(pipeline_folder, tmp_path, family, method):
+    recipe = varied(method, **SMALL)
+    guidance = {"guidance": 1.0} if family == "flux" else {}
+    recipe = varied(method, **SMALL, **guidance)
+    if family == "flux" and method == "msd-published":
+        recipe = Recipe(**{**vars(recipe), "interval": (999, 0)})
+    run = ImageRun(prompt="a red cat", prior=choice(pipeline_folder(family), FAMILIES[family]), recipe=recipe, seeds=(0, 1))
+    steps = list(generate(run, tmp_path))
+    assert [step.index for step in steps] == [0, 1, 2, 3]
+    assert steps[-1].calls == pytest.approx(recipe.calls)
+    facts = json.loads((tmp_path / "run.json").read_text())
+    assert facts["finished"]
+    assert facts["calls"] == steps[-1].calls
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"picture-0.png", "picture-1.png", "sheet.png", "animation.gif", "curves.png", "curves.jsonl", "frames"} <= names
+    with Image.open(tmp_path / "picture-0.png") as picture:
+        assert picture.size[0] == picture.size[1]
+    assert list(generate(run, tmp_path)) == []  # finished: nothing is done again
+
+
+def test_killed_run_goes_on_to_the_same_pixels(pipeline_folder, tmp_path):
+    folder = str(pipeline_folder("sd1"))
+    command = [sys.executable, "-m", "modeseek.cli", "image", "a red cat", "--prior", folder, "--seeds", "2", "--steps", "120"]
+    command += ["--method", "msd", "--draw-steps", "4", "--refresh", "7", "--out"]
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
+    process = subprocess.Popen([*command, str(tmp_path / "broken")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.time() + 120
+    while not (tmp_path / "broken" / "checkpoint.safetensors").exists():
+        assert process.poll() is None
+        assert time.time() < deadline
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not json.loads((tmp_path / "broken" / "run.json").read_text())["finished"]
+    subprocess.run([*command, str(tmp_path / "broken")], check=True, capture_output=True)
+    assert picture_bytes(tmp_path / "whole") == picture_bytes(tmp_path / "broken")
+    curves = [
+        [json.loads(line)["step"] for line in (tmp_path / name / "curves.jsonl").read_text().splitlines()] for name in ("whole", "broken")
+    ]
+    assert curves[0] == list(range(120))
+    assert curves[1][-1] == 119
+
+
+@pytest.mark.parametrize("kind", ["mlp", "pixels", "latents"])
+def test_representations(pipeline_folder, tmp_path, kind):
+    recipe = varied("sds", steps=2, space="latent")
+    run = ImageRun(prompt="a red cat", prior=choice(pipeline_folder("sd1")), recipe=recipe, seeds=(3,), representation=kind)
+    assert len(list(generate(run, tmp_path))) == 2
+    assert (tmp_path / "picture-3.png").exists()
+
+
+def test_free_latents_are_no_pictures(pipeline_folder, tmp_path):
+    run = ImageRun(prompt="a cat", prior=choice(pipeline_folder("sd1")), recipe=RECIPES["msd"], representation="latents")
+    with pytest.raises(InvalidInput, match="choose space=latent"):
+        list(generate(run, tmp_path))
+
+
+def test_another_run_is_not_overwritten(pipeline_folder, tmp_path):
+    first = ImageRun(prompt="a red cat", prior=choice(pipeline_folder("sd1")), recipe=varied("sds", steps=1), seeds=(0,))
+    list(generate(first, tmp_path))
+    before = (tmp_path / "run.json").read_bytes()
+    with pytest.raises(OutputError, match="holds another run"):
+        list(generate(ImageRun(**{**vars(first), "prompt": "a dog"}), tmp_path))
+    assert (tmp_path / "run.json").read_bytes() == before
+
+
+def test_sample_command(pipeline_folder, tmp_path):
+    arguments = ["sample", "a red cat", "--prior", str(pipeline_folder("sd1")), "--seeds", "2", "--steps", "3", "--out", str(tmp_path)]
+    assert main(arguments) == 0
+    assert json.loads((tmp_path / "run.json").read_text())["calls"] == 3
+    assert len(picture_bytes(tmp_path)) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a cat", "--method", "magic"], "choose sds, sjc"),
+        (["", "--prior", "FOLDER"], "a prompt must be a text that is not empty"),
+        (["a cat", "--prior", "FOLDER", "--device", "cuda:7"], "give device='cpu'"),
+        (["a cat", "--prior", "/nowhere/at/all"], "/nowhere/at/all"),
+        (["a purple elephant"], "never saw 'elephant'"),
+    ],
+)
+def test_errors_are_one_line(pipeline_folder, tmp_path, capsys, arguments, message):
+    arguments = [str(pipeline_folder("sd1")) if word == "FOLDER" else word for word in arguments]
+    assert main(["image", *arguments, "--out", str(tmp_path / "run")]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_timesteps_must_descend(pipeline_folder):
+    prior = choice(pipeline_folder("sd1")).open()
+    with pytest.raises(InvalidInput, match="timesteps must descend"):
+        build(Recipe(method="sds", timesteps=(20, 980)), prior, ["a cat"], guidance=7.5)
+
+
+def test_calls_of_a_recipe_are_those_it_makes():
+    assert RECIPES["sds"].calls == 400
+    assert RECIPES["sdi"].calls == 400 * 11
+    assert RECIPES["msd"].calls == 400
+    assert torch.tensor([recipe.calls for recipe in RECIPES.values()]).min() > 0
