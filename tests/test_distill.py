@@ -20,7 +20,9 @@ from modeseek import (
     NoiseLevels,
     NonFiniteError,
     OutputError,
+    PersistentMSD,
     Points,
+    ProximalDraw,
     Stop,
     distill,
 )
@@ -37,10 +39,11 @@ def gradients(law):
         "SDI": lambda: SDI(denoiser=law),
         "VSD": lambda: VSD(denoiser=law, auxiliary=EnergyNet(8).double()),
         "MSD": lambda: MSD(denoiser=law, draw=ExactDraw(steps=6)),
+        "PersistentMSD": lambda: PersistentMSD(denoiser=law, draw=ProximalDraw(steps=3, spread=5.0), target="drawn"),
     }
 
 
-NAMES = ["SDS", "SDI", "VSD", "MSD"]
+NAMES = ["SDS", "SDI", "VSD", "MSD", "PersistentMSD"]
 TURN = torch.tensor([[0.0, 2.0], [-1.0, 0.3]], dtype=torch.float64)
 
 

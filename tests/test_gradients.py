@@ -20,8 +20,10 @@ from modeseek import (
     ExponentialBandwidth,
     InvalidInput,
     NoiseLevels,
+    PersistentMSD,
     Points,
     ProximalDraw,
+    distill,
 )
 from modeseek.gradients import AnyGradient
 from modeseek.priors import EnergyNet
@@ -41,6 +43,8 @@ def every_gradient(denoiser):
         "MSD": MSD(denoiser=denoiser),
         "MSD exact": MSD(denoiser=denoiser, draw=ExactDraw(steps=8), samples=2, bandwidth=AdaptiveBandwidth()),
         "MSD proximal": MSD(denoiser=denoiser, draw=ProximalDraw(steps=8), noise="fixed"),
+        "PersistentMSD": PersistentMSD(denoiser=denoiser),
+        "PersistentMSD exact": PersistentMSD(denoiser=denoiser, exact=True, target="drawn", bandwidth=AdaptiveBandwidth(), noise="fixed"),
     }
 
 
@@ -206,6 +210,105 @@ def test_one_draw_iteration_has_the_stationary_law_p_times_smoothed_p():
         x = x - msd(x, progress=0.0, rng=rng).gradient
     expected = 1 / (1 / std**2 + 1 / (std**2 + bandwidth**2))
     assert float(x.var()) == pytest.approx(expected, rel=0.03)
+
+
+def constant(bandwidth):
+    return ExponentialBandwidth(start=bandwidth, end=bandwidth)
+
+
+def walked(chain, x, calls, rng):
+    """Targets of a chain at a centre that stands still."""
+    targets = []
+    for _ in range(calls):
+        targets.append(chain(x, progress=0.0, rng=rng).target)
+        chain.adapt(x, rng)
+    return targets
+
+
+@pytest.mark.parametrize("law", ["gaussian", "mixture"])
+def test_a_finished_chain_is_the_full_draw(law, x, request):
+    """Same levels, noise, centre and bandwidth: first from sigma_max, then from `spread` bandwidths; calls in between are no draws."""
+    law = request.getfixturevalue(law)
+    near = ProximalDraw(steps=6, spread=4.0)
+    rng, same = seeded(), seeded()
+    chain = PersistentMSD(denoiser=law, bandwidth=constant(0.3), draw=near)
+    targets = walked(chain, x, 12, rng)
+    for draw, found in ((ProximalDraw(steps=6), targets[5]), (near, targets[11])):
+        noise = torch.randn(x.shape, dtype=x.dtype, generator=same)
+        expected = draw(law, x, x.new_full((len(x),), 0.3), noise)
+        assert_close(found, expected, rtol=0, atol=1e-12)
+    assert float((targets[2] - targets[5]).abs().max()) > 1e-3
+
+
+def test_finished_exact_chains_have_the_products_moments(mixture):
+    """Within sampling error and the offset of a start around x, not around the mean of q: |mean - x| std / sigma_max."""
+    bandwidth, count = 0.3, 20_000
+    x = torch.tensor([0.25, 0.45], dtype=torch.float64).expand(count, 2)
+    chain = PersistentMSD(denoiser=mixture, bandwidth=constant(bandwidth), draw=ProximalDraw(steps=60, spread=20.0), exact=True)
+    y = walked(chain, x, 120, seeded())[-1]
+    mean, covariance = mixture.product(x[0], bandwidth).moments()
+    assert float((y.mean(0) - mean).abs().max()) < 0.04 * bandwidth
+    assert_close(y.T.cov().diagonal().sqrt(), covariance.diagonal().sqrt(), rtol=0.08, atol=0)
+
+
+def test_a_held_chain_target_is_the_last_finished_draw(mixture, x):
+    current = PersistentMSD(denoiser=mixture, bandwidth=constant(0.3), draw=ProximalDraw(steps=3, spread=4.0))
+    drawn = PersistentMSD(denoiser=mixture, bandwidth=constant(0.3), draw=current.draw, target="drawn")
+    followed, held = walked(current, x, 8, seeded()), walked(drawn, x, 8, seeded())
+    assert_close(torch.stack(held), torch.stack([*followed[:3], *[followed[2]] * 3, *[followed[5]] * 2]))
+
+
+def test_estimating_does_not_move_the_chain(mixture, x):
+    chain = PersistentMSD(denoiser=mixture)
+    walked(chain, x, 3, seeded())
+    before = chain.state_dict()
+    first, second = (chain(x, progress=0.2, rng=seeded()).target for _ in range(2))
+    assert_close(first, second, rtol=0, atol=0)
+    assert_close(chain.state_dict()["z"], before["z"], rtol=0, atol=0)
+    assert chain.state_dict()["index"] == 3
+    with pytest.raises(InvalidInput, match=r"belongs to x of shape \(7, 2\)"):
+        chain(x[:3], progress=0.2, rng=seeded())
+    with pytest.raises(InvalidInput, match="DDIM steps"):
+        PersistentMSD(denoiser=mixture, draw=ProximalDraw(solver="heun"))
+
+
+def test_chains_of_a_batch_are_independent(mixture, x):
+    """With a bandwidth for each item: an object walks as it does without its neighbours."""
+
+    def rule(progress, x, denoiser):
+        return 0.1 + x[:, 0].abs()
+
+    together = walked(PersistentMSD(denoiser=mixture, bandwidth=rule, noise="fixed"), x, 20, seeded())
+    alone = walked(PersistentMSD(denoiser=mixture, bandwidth=rule, noise="fixed"), x[:1], 20, seeded())
+    assert_close(torch.stack(together)[:, :1], torch.stack(alone))
+
+
+def test_a_chain_ends_at_the_mean_shifts_fixed_point(gaussian, x):
+    """For one Gaussian that is its mean, approached on average by small steps."""
+    points = Points(x[:1].repeat(400, 1))
+    chain = PersistentMSD(denoiser=gaussian, bandwidth=constant(0.3))
+    steps = list(distill(points, chain, steps=400, optimiser="sgd", rate=0.2))
+    mean = torch.stack([step.x for step in steps[200:]]).mean((0, 1))
+    assert_close(mean, gaussian.means[0], rtol=0, atol=0.01)
+
+
+@pytest.mark.parametrize("target", ["current", "drawn"])
+def test_a_chain_is_worth_its_calls(mixture, target):
+    """At 240 calls an object: as likely points as from full draws held for as many steps, likelier than from a full draw a step."""
+    near = ProximalDraw(steps=8, spread=5.0, data_std=0.73)
+    bandwidth = ExponentialBandwidth(end=0.02)
+    start = 3 * torch.rand(200, 2, dtype=torch.float64, generator=seeded()) - 1.5
+    found = {}
+    for name, gradient, options in (
+        ("chain", PersistentMSD(denoiser=mixture, bandwidth=bandwidth, draw=near, target=target), {"steps": 240}),
+        ("held", MSD(denoiser=mixture, bandwidth=bandwidth, draw=near), {"steps": 240, "refresh": 8}),
+        ("a draw a step", MSD(denoiser=mixture, bandwidth=bandwidth, draw=near), {"steps": 30}),
+    ):
+        points = Points(start)
+        assert list(distill(points, gradient, **options))[-1].calls == 240
+        found[name] = -float(mixture.log_prob(points().detach()).mean())
+    assert found["chain"] < found["held"] + 0.1
+    assert found["chain"] < found["a draw a step"] - 0.3
 
 
 def test_fixed_noise_belongs_to_the_object(mixture, x):

@@ -1,10 +1,23 @@
 """The kernel product and the draws from it, against closed forms."""
 
+import math
+
 import pytest
 import torch
 from torch.testing import assert_close
 
-from modeseek import Counted, EulerDraw, ExactDraw, ExactProduct, GaussianMixture, InvalidInput, ProximalDraw, ProximalProduct, SplitDraw
+from modeseek import (
+    Counted,
+    DiscreteLevels,
+    EulerDraw,
+    ExactDraw,
+    ExactProduct,
+    GaussianMixture,
+    InvalidInput,
+    ProximalDraw,
+    ProximalProduct,
+    SplitDraw,
+)
 from modeseek.product import ExactProduct as Exact
 
 
@@ -63,6 +76,29 @@ def test_proximal_draws_are_exact_for_gaussian_data(gaussian, rng):
     assert_close(y.T.cov().diagonal(), covariance.diagonal(), rtol=0.06, atol=0)
 
 
+def test_a_start_near_the_bandwidth_is_exact_for_gaussian_data_too(gaussian, rng):
+    """`spread` keeps mean and variance where its start is a few bandwidths up: with few steps, better than from far above."""
+    count, bandwidth = 40_000, 0.05
+    centre = torch.tensor([1.0, 0.5], dtype=torch.float64)
+    noise = torch.randn(count, 2, dtype=torch.float64, generator=rng)
+    mean, covariance = gaussian.product(centre, bandwidth).moments()
+    errors = {}
+    for spread in (None, 10.0):
+        draw = ProximalDraw(steps=12, spread=spread)
+        y = draw(gaussian, centre.expand(count, 2), torch.full((count,), bandwidth, dtype=torch.float64), noise)
+        errors[spread] = float((y.T.cov().diagonal() / covariance.diagonal()).sqrt().sub(1).abs().max())
+        assert float((y.mean(0) - mean).norm()) < 0.1 * bandwidth
+    assert errors[10.0] < 0.12 < errors[None]
+
+
+def test_spread_is_capped_by_the_highest_level(mixture, rng):
+    """A wide bandwidth starts at sigma_max, as without; each item of a batch has levels of its own."""
+    levels = ProximalDraw(steps=5, sigma_max=3.0, spread=4.0).levels(torch.tensor([0.01, 0.5, 2.0]))
+    assert_close(levels[0], torch.tensor([0.04, 2.0, 3.0]))
+    assert_close(levels[-2], torch.tensor([0.001, 0.002, 0.002]))
+    assert_close(levels[:, 2], ProximalDraw(steps=5, sigma_max=3.0).levels(torch.ones(1)))
+
+
 def test_split_and_euler_agree_as_the_step_vanishes(mixture, rng):
     """Truth 5, at a bandwidth that Euler survives: the gap falls with the number of steps, at first order."""
     centre = torch.randn(5, 2, dtype=torch.float64, generator=rng)
@@ -103,6 +139,80 @@ def test_split_variants_end_at_the_centre_for_small_bandwidths(mixture, draw, rn
     assert bool(y.isfinite().all())
 
 
+def sd_levels(count=1000):
+    """Stable Diffusion's: beta scaled-linear from 0.00085 to 0.012."""
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, count, dtype=torch.float64) ** 2
+    return DiscreteLevels(alphas_cumprod=(1 - betas).cumprod(0))
+
+
+def algorithm_2(law, levels, x, bandwidth, noise, *, steps, inverted, printed):
+    """The supplement's ODESolver(x, lambda, stable) in Stable Diffusion's own terms: z = a x + b eps, an eps network, timesteps.
+
+    `printed`: z_{t-1} is pulled towards z*_t, from eps ~ N(0, I). Otherwise towards z*_{t-1}, from b_T eps.
+    """
+    abar = torch.cat([levels.alphas_cumprod, torch.ones(1, dtype=torch.float64)])  # the last is index -1: clean
+    stride = 1000 // steps
+    times = list(range(999, -1, -stride))
+
+    def network(z, t):
+        clean = law(z / abar[t].sqrt(), ((1 - abar[t]) / abar[t]).sqrt())
+        return (z - abar[t].sqrt() * clean) / (1 - abar[t]).sqrt()
+
+    def ddim_step(z, t, s):
+        eps = network(z, t)
+        clean = (z - (1 - abar[t]).sqrt() * eps) / abar[t].sqrt()
+        return abar[s].sqrt() * clean + (1 - abar[s]).sqrt() * eps
+
+    star = {-1: x, times[-1]: abar[times[-1]].sqrt() * x}
+    for lower, higher in zip(times[::-1], times[-2::-1], strict=False):
+        star[higher] = ddim_step(star[lower], lower, higher)
+    if not inverted:
+        star = {t: abar[t].sqrt() * x + (1 - abar[t]).sqrt() * noise for t in [*times, -1]}
+    decay = torch.exp(-stride / bandwidth**2)[:, None]
+    z = noise if printed else (1 - abar[999]).sqrt() * noise
+    z = star[999] + (z - star[999]) * decay
+    for t in times:
+        centre = star[t] if printed else star[t - stride if t > stride else -1]
+        z = centre + (ddim_step(z, t, t - stride if t > stride else -1) - centre) * decay
+    return z
+
+
+@pytest.mark.parametrize("inverted", [True, False])
+@pytest.mark.parametrize("printed", [True, False])
+def test_split_in_timesteps_is_algorithm_2(mixture, rng, inverted, printed):
+    """The paper's practical recipe, with lambda from 1e3 to 1e-2 in one batch, against a transcription in its own state and time."""
+    levels = sd_levels()
+    x, noise = (torch.randn(4, 2, dtype=torch.float64, generator=rng) for _ in range(2))
+    bandwidth = torch.tensor([1e3, 30.0, 10.0, 1e-2], dtype=torch.float64)
+    centre = "inverted" if inverted else "noised"
+    draw = SplitDraw(steps=20, centre=centre, timesteps=levels, sigma_max=math.inf, printed=printed)
+    expected = algorithm_2(mixture, levels, x, bandwidth, noise, steps=20, inverted=inverted, printed=printed)
+    assert_close(draw(mixture, x, bandwidth, noise), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_bandwidths_in_timesteps_go_from_plain_sampling_to_the_centre(mixture, rng):
+    """Figure 5: at lambda = 1e3 the kernel is nothing, at 1e-2 everything; what is left is the lowest level's noise, where printed."""
+    x, noise = (torch.randn(3, 2, dtype=torch.float64, generator=rng) for _ in range(2))
+    draw = SplitDraw(steps=50, timesteps=sd_levels(), sigma_max=14.0)
+    free = draw(mixture, x, torch.full((3,), 1e7, dtype=torch.float64), noise)
+    assert_close(draw(mixture, x, torch.full((3,), 1e3, dtype=torch.float64), noise), free, rtol=0, atol=5e-2)
+    for centre in ("point", "noised", "inverted"):
+        held = SplitDraw(steps=50, timesteps=sd_levels(), sigma_max=14.0, centre=centre)
+        assert_close(held(mixture, x, torch.full((3,), 1e-2, dtype=torch.float64), noise), x)
+
+
+def test_timesteps_start_at_or_below_the_highest_level():
+    levels = sd_levels()
+    found, time = SplitDraw(steps=8, timesteps=levels, sigma_max=1.0)._levels()
+    assert float(found[0]) <= 1.0 < float(levels.sigmas[time[0] + 1])
+    assert time[-1] == -1
+    assert int(time.diff().max() - time.diff().min()) <= 1
+    with pytest.raises(InvalidInput, match="900 steps do not fit the"):
+        SplitDraw(steps=900, timesteps=levels, sigma_max=1.0)
+    with pytest.raises(InvalidInput, match="at least one bandwidth up"):
+        ProximalDraw(spread=0.5)
+
+
 @pytest.mark.parametrize(
     ("draw", "calls"),
     [
@@ -114,6 +224,8 @@ def test_split_variants_end_at_the_centre_for_small_bandwidths(mixture, draw, rn
         (ExactDraw(steps=9, solver="ddim"), 9),
         (ProximalDraw(steps=9), 9),
         (ProximalDraw(steps=9, solver="heun"), 17),
+        (ProximalDraw(steps=9, spread=3.0), 9),
+        (SplitDraw(steps=9, centre="inverted", timesteps=sd_levels(), sigma_max=14.0), 17),
     ],
 )
 def test_cost_in_denoiser_calls(mixture, draw, calls):
@@ -126,7 +238,9 @@ def test_batches_are_independent(mixture, rng):
     """A batch with a bandwidth for each item equals its items alone."""
     centre, noise = (torch.randn(3, 2, dtype=torch.float64, generator=rng) for _ in range(2))
     bandwidth = torch.tensor([0.02, 0.2, 1.0], dtype=torch.float64)
-    for draw in (ExactDraw(), ProximalDraw(), SplitDraw(), SplitDraw(centre="inverted")):
+    near = {"timesteps": sd_levels(), "sigma_max": 14.0}
+    splits = [SplitDraw(), SplitDraw(centre="inverted"), SplitDraw(centre="noised", **near), SplitDraw(centre="inverted", **near)]
+    for draw in (ExactDraw(), ProximalDraw(), ProximalDraw(steps=6, spread=4.0), *splits, SplitDraw(printed=True, **near)):
         together = draw(mixture, centre, bandwidth, noise)
         alone = [draw(mixture, centre[i : i + 1], bandwidth[i : i + 1], noise[i : i + 1]) for i in range(3)]
         assert_close(together, torch.cat(alone))
@@ -139,7 +253,7 @@ def test_other_event_shapes(rng):
         return x / (1 + sigma.reshape(-1, 1, 1, 1) ** 2)
 
     x = torch.randn(2, 3, 4, 4, generator=rng)
-    for draw in (ExactDraw(), ProximalDraw(), SplitDraw(), EulerDraw()):
+    for draw in (ExactDraw(), ProximalDraw(), ProximalDraw(spread=3.0), SplitDraw(), EulerDraw()):
         assert draw(shrink, x, torch.tensor([0.5, 1.0]), torch.zeros_like(x)).shape == x.shape
 
 

@@ -33,6 +33,7 @@ from modeseek.gradients import SJC as SJC
 from modeseek.gradients import VSD as VSD
 from modeseek.gradients import Estimate as Estimate
 from modeseek.gradients import NoiseLevels as NoiseLevels
+from modeseek.gradients import PersistentMSD as PersistentMSD
 from modeseek.guidance import Guided as Guided
 from modeseek.guidance import GuidedPair as GuidedPair
 from modeseek.priors import embedded as embedded

@@ -24,7 +24,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from modeseek.denoiser import Denoiser, eps, per_item
+from modeseek.denoiser import Denoiser, DiscreteLevels, eps, per_item
+from modeseek.errors import InvalidInput
 from modeseek.product import ExactProduct, ProximalProduct
 from modeseek.sampling import ddim, heun, invert
 from modeseek.schedules import check_levels, karras
@@ -56,15 +57,22 @@ class EulerDraw:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitDraw:
-    r"""Eqs. 14-15 as published: a DDIM step, then exponential decay towards the centre with time constant l^2 in sigma.
+    r"""Eqs. 14-15 as published: a DDIM step, then exponential decay towards the centre with time constant l^2.
+
+    Time is sigma in the two-dimensional experiments. With Stable Diffusion it counts 1000 timesteps (l from 1e3 to 1e-2, Fig. 5):
+    give `timesteps`. Algorithm 2 ("stable") is then `SplitDraw(centre="inverted", timesteps=..., sigma_max=math.inf, printed=True)`;
+    without `printed` its centre is noised to the level of the state that it pulls, as section 4.3 says in words.
 
     Args:
         steps: DDIM steps.
-        sigma_min: lowest level before 0.
-        sigma_max: level of the start.
+        sigma_min: lowest level before 0; with `timesteps` the spacing decides.
+        sigma_max: level of the start; with `timesteps` the highest of them at or below it.
         centre: "point": decay towards x itself (Eq. 15). "noised": towards x + sigma n, "inverted": towards x's DDIM inversion at
             each level, both with the blended start of Algorithm 2; "inverted" costs `steps` - 1 calls more.
         interval: (lo, hi), the levels at which the kernel acts.
+        timesteps: a discrete network's levels; the steps are evenly spaced in its timesteps, and l^2 is measured in them.
+        printed: Algorithm 2 to the letter, in Stable Diffusion's state z = a y + b n: towards the centre of the level that a step leaves
+            (z*_t for z_{t-1}), from eps ~ N(0, I).
     """
 
     steps: int = 32
@@ -72,12 +80,18 @@ class SplitDraw:
     sigma_max: float = 5.0
     centre: Literal["point", "noised", "inverted"] = "point"
     interval: tuple[float, float] = (0.0, math.inf)
+    timesteps: DiscreteLevels | None = None
+    printed: bool = False
 
     def __post_init__(self) -> None:
         check_levels(self.steps, self.sigma_min, self.sigma_max)
+        if self.timesteps is not None and self.steps > self._count(self.timesteps):
+            raise InvalidInput(
+                f"{self.steps} steps do not fit the {self._count(self.timesteps)} timesteps up to sigma_max={self.sigma_max:g}"
+            )
 
     def __call__(self, denoiser: Denoiser, centre: Tensor, bandwidth: Tensor, noise: Tensor) -> Tensor:
-        levels = karras(self.steps, sigma_min=self.sigma_min, sigma_max=self.sigma_max).to(centre)
+        levels, time = (values.to(centre) for values in self._levels())
         path = self._centres(denoiser, centre, levels, noise)
         rate = per_item(bandwidth, centre) ** -2
 
@@ -85,21 +99,40 @@ class SplitDraw:
             active = self.interval[0] <= float(levels[index]) <= self.interval[1]
             return path(index) + (z - path(index)) * torch.exp(step * rate) if active else z
 
-        z = levels[0] * noise
+        z = (1 + levels[0] ** 2).sqrt() * noise if self.printed else levels[0] * noise
         if self.centre != "point":
-            z = pulled(z, 0, levels[1] - levels[0])
+            z = pulled(z, 0, time[1] - time[0])
         for index, (sigma, following) in enumerate(itertools.pairwise(levels)):
-            z = pulled(z + (following - sigma) * eps(denoiser, z, sigma), index + 1, following - sigma)
+            z = pulled(z + (following - sigma) * eps(denoiser, z, sigma), index + 1, time[index + 1] - time[index])
         return z
 
+    def _count(self, timesteps: DiscreteLevels) -> int:
+        return int((timesteps.sigmas <= self.sigma_max * (1 + 1e-6)).sum())
+
+    def _levels(self) -> tuple[Tensor, Tensor]:
+        """Levels and the kernel's time at them, both (steps + 1,) and falling; the clean state is at timestep -1."""
+        if self.timesteps is None:
+            levels = karras(self.steps, sigma_min=self.sigma_min, sigma_max=self.sigma_max)
+            return levels, levels
+        count = self._count(self.timesteps)
+        time = (count - torch.arange(self.steps + 1) * count / self.steps).round().long() - 1  # DDIM's "trailing" spacing
+        levels = self.timesteps.sigmas[time[:-1].cpu()]
+        return torch.cat([levels, levels.new_zeros(1)]), time
+
     def _centres(self, denoiser: Denoiser, x: Tensor, levels: Tensor, noise: Tensor) -> Callable[[int], Tensor]:
-        """The centre at each level, as a function of the level's index; at level 0 it is x."""
-        if self.centre == "point":
-            return lambda index: x
-        if self.centre == "noised":
-            return lambda index: x + levels[index] * noise
-        states = invert(denoiser, x, levels[:-1].flip(0)).flip(0)
-        return lambda index: states[index] if index < self.steps else x
+        """What the state at each level is pulled towards, as a function of the level's index; at level 0 it is x, unless `printed`."""
+        if self.centre == "inverted":
+            states = torch.cat([invert(denoiser, x, levels[:-1].flip(0)).flip(0), x[None]])
+        noisy = {"point": lambda i: x, "noised": lambda i: x + levels[i] * noise, "inverted": lambda i: states[i]}[self.centre]
+        if not self.printed:
+            return noisy
+        scale = (1 + levels**2).rsqrt()  # a, with z = a (y + sigma n)
+
+        def left_behind(index: int) -> Tensor:
+            left = max(index - 1, 0)
+            return (1 if self.centre == "point" else scale[left]) * noisy(left) / scale[index]
+
+        return left_behind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,27 +160,28 @@ class ExactDraw:
 
     def __post_init__(self) -> None:
         check_levels(self.steps - 1, self.sigma_min, self.sigma_max)
+        check_spread(self.spread)
 
     def __call__(self, denoiser: Denoiser, centre: Tensor, bandwidth: Tensor, noise: Tensor) -> Tensor:
         product = ExactProduct(denoiser=denoiser, centre=centre, bandwidth=bandwidth)
-        high = (self.spread * bandwidth).clamp(max=self.sigma_max)
-        low = (0.1 * bandwidth).clamp(max=self.sigma_min)
-        ramp = torch.linspace(0, 1, self.steps - 1, dtype=centre.dtype, device=centre.device)
-        ramp = ramp.reshape(-1, *[1] * bandwidth.ndim)
-        levels = (high ** (1 / 7) + ramp * (low ** (1 / 7) - high ** (1 / 7))) ** 7  # Karras' spacing
-        z = denoiser(centre, bandwidth) + per_item(high, centre) * noise
-        return SOLVERS[self.solver](product, z, torch.cat([levels, torch.zeros_like(levels[:1])]))
+        levels = levels_near(bandwidth, self.steps - 1, sigma_min=self.sigma_min, sigma_max=self.sigma_max, spread=self.spread)
+        z = denoiser(centre, bandwidth) + per_item(levels[0], centre) * noise
+        return SOLVERS[self.solver](product, z, levels)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProximalDraw:
-    """Draws of q, approximately, by an ordinary sampler on `ProximalProduct`, started around the centre.
+    """Draws of q, approximately, by an ordinary sampler on `ProximalProduct`, started around the centre: z = c + sigma_0 n.
+
+    The start's error is of relative size (l / sigma_0)^2, so levels far above l do nothing for a small l: with `spread`, those few levels
+    that an image prior can afford lie near l.
 
     Args:
         steps: levels.
-        sigma_min: lowest level before 0.
-        sigma_max: level of the start.
-        data_std: d, the data's standard deviation (0.5 for the package's densities).
+        sigma_min: lowest level before 0 (with `spread`, a tenth of l where that is lower).
+        sigma_max: level of the start; an image prior's is `prior.sigmas[1]`.
+        data_std: d, the data's standard deviation (0.5 for the package's densities; an image prior's is `prior.data_std`).
+        spread: start at min(spread l, sigma_max), for each item; None: at sigma_max.
         solver: "ddim" or "heun".
     """
 
@@ -155,12 +189,42 @@ class ProximalDraw:
     sigma_min: float = 0.002
     sigma_max: float = 5.0
     data_std: float = 0.5
+    spread: float | None = None
     solver: Solver = "ddim"
 
     def __post_init__(self) -> None:
         check_levels(self.steps, self.sigma_min, self.sigma_max)
+        check_spread(self.spread)
 
     def __call__(self, denoiser: Denoiser, centre: Tensor, bandwidth: Tensor, noise: Tensor) -> Tensor:
         product = ProximalProduct(denoiser=denoiser, centre=centre, bandwidth=bandwidth, data_std=self.data_std)
-        levels = karras(self.steps, sigma_min=self.sigma_min, sigma_max=self.sigma_max).to(centre)
-        return SOLVERS[self.solver](product, centre + levels[0] * noise, levels)
+        levels = self.levels(bandwidth.to(centre))
+        return SOLVERS[self.solver](product, centre + per_item(levels[0], centre) * noise, levels)
+
+    def levels(self, bandwidth: Tensor) -> Tensor:
+        """Those of a draw, ending in 0: (steps + 1,), with `spread` (steps + 1, *bandwidth.shape)."""
+        if self.spread is None:
+            return karras(self.steps, sigma_min=self.sigma_min, sigma_max=self.sigma_max).to(bandwidth)
+        return levels_near(bandwidth, self.steps, sigma_min=self.sigma_min, sigma_max=self.sigma_max, spread=self.spread)
+
+
+def levels_near(bandwidth: Tensor, steps: int, *, sigma_min: float, sigma_max: float, spread: float) -> Tensor:
+    """Karras' levels from min(spread l, sigma_max) to min(0.1 l, sigma_min), then 0: (steps + 1, *bandwidth.shape).
+
+    Example:
+        >>> levels_near(torch.tensor([0.1, 1.0]), 2, sigma_min=0.05, sigma_max=5.0, spread=10.0)
+        tensor([[1.0000, 5.0000],
+                [0.0100, 0.0500],
+                [0.0000, 0.0000]])
+    """
+    high = (spread * bandwidth).clamp(max=sigma_max)
+    low = (0.1 * bandwidth).clamp(max=sigma_min)
+    ramp = torch.linspace(0, 1, steps, dtype=bandwidth.dtype, device=bandwidth.device).reshape(-1, *[1] * bandwidth.ndim)
+    levels = (high ** (1 / 7) + ramp * (low ** (1 / 7) - high ** (1 / 7))) ** 7
+    return torch.cat([levels, torch.zeros_like(levels[:1])])
+
+
+def check_spread(spread: float | None) -> None:
+    """Raise `InvalidInput` unless the start lies at or above the bandwidth."""
+    if spread is not None and spread < 1:
+        raise InvalidInput(f"a sampler of the product starts at least one bandwidth up, got spread={spread}")

@@ -1,0 +1,112 @@
+r"""Mean-shift distillation with a persistent chain: one denoiser call an estimate, the price of SDS.
+
+    g = x - D_q(z; sigma_i),   then   z <- z + (sigma_{i+1} - sigma_i) (z - D_q)/sigma_i,   i <- i + 1
+
+z is the state of a DDIM sampler of the product density q(y|x) ~ p(y) N(y; x, l^2 I), and D_q its denoiser (`modeseek.product`) with the
+centre x and the bandwidth l of the moment. A draw that MSD makes in one step is spread over as many steps as it has levels, in which x
+follows the chain's own prediction. At its end, where D_q is a finished draw y, the chain starts again at x + sigma_0 n: from
+sigma_max the first time, later from min(spread l, sigma_max). The idea is that of persistent chains for energy models (Tieleman
+2008); here it is ours. While x and l stand still the chain makes the very draw of `ProximalDraw`.
+
+Estimating never moves the chain: a call proposes, `adapt` commits, and the loop calls it after each estimate. At equal calls it ends where
+full draws held for as many steps do or higher, and far above a full draw a step; following the chain beats waiting for its draws (docs:
+"A chain instead of draws").
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from modeseek.denoiser import Counted, Denoiser, per_item
+from modeseek.drawing import ProximalDraw
+from modeseek.errors import InvalidInput
+from modeseek.gradients.base import Estimate, NoisePolicy, check_point, generator_for, normal_like, residual
+from modeseek.product import ExactProduct, ProximalProduct
+from modeseek.schedules import Bandwidth, LinearBandwidth
+
+
+@dataclass(frozen=True, kw_only=True)
+class PersistentMSD:
+    """Mean-shift distillation along a chain; a `Gradient` of one denoiser call that also moves through `adapt`. One object a run.
+
+    Args:
+        denoiser: D of the (guided) prior.
+        bandwidth: schedule l(progress, x, denoiser) -> (batch,).
+        draw: the draw that a chain makes: its levels and data_std; DDIM alone. The first chain starts at its sigma_max.
+        exact: take the product's exact denoiser in place of the proximal one.
+        target: "current", D_q at the chain's level, or "drawn", the last finished draw (until there is one, "current").
+        noise: "fresh" or "fixed", at each start of a chain. Fixed noise pulls the same way in every draw, and free points run away with it.
+        seed: of the fixed noise.
+
+    Example:
+        >>> normal = lambda x, sigma: x / (1 + sigma.reshape(-1, 1) ** 2)  # p = N(0, 1)
+        >>> chain = PersistentMSD(denoiser=normal, draw=ProximalDraw(steps=4, data_std=1.0, spread=5.0))
+        >>> x, rng = torch.tensor([[2.0]]), torch.Generator().manual_seed(0)
+        >>> for _ in range(5):
+        ...     estimate = chain(x, progress=0.0, rng=rng)
+        ...     _ = chain.adapt(x, rng)
+        >>> chain.state_dict()["index"], estimate.info["calls"]  # the second chain's first level
+        (1, 1.0)
+    """
+
+    denoiser: Denoiser
+    bandwidth: Bandwidth = field(default_factory=LinearBandwidth)
+    draw: ProximalDraw = field(default_factory=lambda: ProximalDraw(steps=8, spread=5.0))
+    exact: bool = False
+    target: Literal["current", "drawn"] = "current"
+    noise: NoisePolicy = "fresh"
+    seed: int = 0
+    chain: dict[str, Any] = field(init=False, repr=False, compare=False, default_factory=dict)
+    proposal: dict[str, Any] = field(init=False, repr=False, compare=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.target not in ("current", "drawn") or self.draw.solver != "ddim":
+            raise InvalidInput(f"a chain takes DDIM steps to a current or drawn target, got {self.draw.solver!r} and {self.target!r}")
+
+    def __call__(self, x: Tensor, *, progress: float, rng: torch.Generator) -> Estimate:
+        check_point(x, progress)
+        counted = Counted(self.denoiser)
+        bandwidth = self.bandwidth(progress, x, counted)
+        chain = self.chain or self._started(x, replace(self.draw, spread=None), bandwidth, rng)
+        if chain["z"].shape != x.shape:
+            raise InvalidInput(f"the chain belongs to x of shape {tuple(chain['z'].shape)}, got {tuple(x.shape)}: make a new gradient")
+        if chain["index"] == self.draw.steps:
+            chain = self._started(x, self.draw, bandwidth, rng) | {"drawn": chain["z"]}
+        z, index = chain["z"].to(x), chain["index"]
+        sigma, following = chain["levels"].to(x)[index : index + 2]
+        denoised = self._product(counted, x, bandwidth)(z, sigma)
+        moved = z + per_item(following - sigma, x) * ((z - denoised) / per_item(sigma, x))
+        self.proposal.update(chain | {"z": moved, "index": index + 1})
+        target = chain["drawn"].to(x) if self.target == "drawn" and "drawn" in chain else denoised
+        info: dict[str, Tensor | float] = {"calls": float(counted.calls), "bandwidth": bandwidth, "residual": residual(x, target)}
+        return Estimate(x - target, target, info | {"sigma": sigma.expand(len(x))})
+
+    def adapt(self, x: Tensor, rng: torch.Generator) -> float:
+        """Move the chain to what the last estimate proposed; asks and draws nothing. Returns 0, there being no loss."""
+        del x, rng
+        self.chain.update(self.proposal)
+        return 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The chain: state, levels, place among them, and the last finished draw. Empty before the first step."""
+        return dict(self.chain)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.proposal.clear()
+        self.chain.clear()
+        self.chain.update(state)
+
+    def _started(self, x: Tensor, draw: ProximalDraw, bandwidth: Tensor, rng: torch.Generator) -> dict[str, Any]:
+        levels = draw.levels(bandwidth.to(x))
+        noise = normal_like(x, generator_for(self.noise, self.seed, rng))
+        return {"z": x + per_item(levels[0], x) * noise, "levels": levels, "index": 0}
+
+    def _product(self, denoiser: Denoiser, x: Tensor, bandwidth: Tensor) -> Denoiser:
+        if self.exact:
+            return ExactProduct(denoiser=denoiser, centre=x, bandwidth=bandwidth)
+        return ProximalProduct(denoiser=denoiser, centre=x, bandwidth=bandwidth, data_std=self.draw.data_std)
