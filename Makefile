@@ -18,6 +18,7 @@ setup: .venv/ready
 
 demo: setup
 	$(BIN)/modeseek run demo --workers $(WORKERS) --out $(OUT)
+	$(BIN)/modeseek image "a red cube on a blue cylinder" --seeds 2 --out $(OUT)/demo/image
 
 test: setup lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
