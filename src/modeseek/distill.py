@@ -74,7 +74,8 @@ class Step:
 
 
 class Learns(Protocol):
-    """A gradient with a state of its own (VSD's network, a chain); the loop calls `adapt` after each estimate, with the same x."""
+    """A gradient with a state of its own (VSD's network, a chain). The loop calls `adapt` after each estimate with the renders as they are
+    then: after the last pass of a step those of the updated parameters, rendered for it unless `adapts_to_renders` is False."""
 
     def adapt(self, x: Tensor, rng: torch.Generator) -> float: ...
     def state_dict(self) -> dict[str, Any]: ...
@@ -165,9 +166,12 @@ def distill(
                 raise NonFiniteError(f"step {index}: the gradient of {bad} of {len(gradient_here)} objects is not finite{kept}")
             found.place.backward(gradient_here.to(found.place) / accumulate)
             run.calls += float(found.estimate.info["calls"])
+            last = slot + 1 == accumulate
+            if last:
+                updates.step()
             if learner is not None and found.asked is not None:
-                learner.adapt(found.asked, rng)
-        updates.step()
+                moved = last and getattr(learner, "adapts_to_renders", True)
+                learner.adapt(held.x_of(representation) if moved else found.asked, rng)
         converged = stop.reached(found.estimate) if stop is not None else torch.zeros(len(found.value), dtype=torch.bool)
         finished = index + 1 == steps or bool(converged.all())
         run.done = steps if finished else index + 1

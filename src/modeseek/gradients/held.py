@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from modeseek.denoiser import per_item
 from modeseek.errors import InvalidInput, NonFiniteError
@@ -87,6 +87,11 @@ class Held:
             estimate = self._again(here, held, calls=estimate.info["calls"])
         self.slots[slot] = held
         return Residual(place, here, estimate, x)
+
+    @torch.no_grad()
+    def x_of(self, representation: nn.Module) -> Tensor:
+        """What the network would be asked about now: (batch, *event), no part of the parameters."""
+        return (representation() if self.encode is None else self.encode(representation())).clone()
 
     def _again(self, here: Tensor, held: dict[str, Any], calls: Tensor | float = 0.0) -> Estimate:
         target = held["target"].to(here)

@@ -16,7 +16,7 @@ full draws held for as many steps do or higher, and far above a full draw a step
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -53,6 +53,7 @@ class PersistentMSD:
         (1, 1.0)
     """
 
+    adapts_to_renders: ClassVar[bool] = False
     denoiser: Denoiser
     bandwidth: Bandwidth = field(default_factory=LinearBandwidth)
     draw: ProximalDraw = field(default_factory=lambda: ProximalDraw(steps=8, spread=5.0))
