@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -145,7 +146,8 @@ def main(arguments: list[str] | None = None) -> int:
         args=arguments,
     )
     try:
-        {Run: run, Image: image, Sample: sample, Train: train}[type(command)](command)
+        commands: dict[type, Callable[[Any], None]] = {Run: run, Image: image, Sample: sample, Train: train}
+        commands[type(command)](command)
     except ModeseekError as error:
         print(f"modeseek: {error}", file=sys.stderr)
         return 1
@@ -219,7 +221,7 @@ def sample(command: Sample) -> None:
 
     out = _folder(command.out, "sample", command.prompt)
     seeds = tuple(range(command.seeds))
-    choice = {"prompt": command.prompt, "negative": command.negative, "prior": _prior(command), "seeds": seeds}
+    choice: dict[str, Any] = {"prompt": command.prompt, "negative": command.negative, "prior": _prior(command), "seeds": seeds}
     draw(SampleRun(**choice, steps=command.steps, guidance=command.guidance), out)
     print(out / "sheet.png")
 

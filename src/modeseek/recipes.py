@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from modeseek.drawing import ProximalDraw, SplitDraw
 from modeseek.errors import InvalidInput
@@ -28,6 +28,8 @@ from modeseek.gradients.held import Space
 from modeseek.guidance import EVERYWHERE
 from modeseek.priors.images import ImagePrior
 from modeseek.schedules import AdaptiveBandwidth, ExponentialBandwidth, stable_diffusion_levels
+
+SPREAD = 10.0  # bandwidths above x at which a local draw starts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,14 +116,14 @@ def build(recipe: Recipe, prior: ImagePrior, prompts: Sequence[str], *, guidance
         InvalidInput: timesteps or an interval that do not descend within 0 to 999.
     """
     table = stable_diffusion_levels().sigmas
-    for name, (high, low) in (("timesteps", recipe.timesteps), ("interval", recipe.interval)):
-        if not 999 >= high > low >= 0:
-            raise InvalidInput(f"{name} must descend within 999 to 0, got {(high, low)}")
+    for name, (first, last) in (("timesteps", recipe.timesteps), ("interval", recipe.interval)):
+        if not 999 >= first > last >= 0:
+            raise InvalidInput(f"{name} must descend within 999 to 0, got {(first, last)}")
     high, low = (float(table[t]) for t in recipe.timesteps)
     low = max(low, prior.sigmas[0])
     scale = guidance if recipe.guidance is None else recipe.guidance
     denoiser = prior.denoiser(prompts, guidance=scale, negative=negative)
-    stochastic = {"samples": recipe.samples, "noise": recipe.noise, "seed": seed}
+    stochastic: dict[str, Any] = {"samples": recipe.samples, "noise": recipe.noise, "seed": seed}
     top = min(prior.sigmas[1], 80.0)
     start, end = recipe.bandwidth
     if recipe.method in ("sds", "sjc"):
@@ -138,26 +140,19 @@ def build(recipe: Recipe, prior: ImagePrior, prompts: Sequence[str], *, guidance
         limited = recipe.interval != (999, 0)
         interval = (float(table[recipe.interval[1]]), float(table[recipe.interval[0]])) if limited else EVERYWHERE
         guided = prior.denoiser(prompts, guidance=scale, negative=negative, interval=interval)
-        draw = SplitDraw(
+        split = SplitDraw(
             steps=recipe.draw_steps,
             sigma_min=low,
             sigma_max=high,
             centre="inverted" if recipe.scaled else "point",
             interval=interval,
-            time="timestep",
+            timesteps=stable_diffusion_levels(),
+            printed=recipe.scaled,
         )
-        return MSD(denoiser=guided, bandwidth=ExponentialBandwidth(start=start, end=end), draw=draw, **stochastic)
+        return MSD(denoiser=guided, bandwidth=ExponentialBandwidth(start=start, end=end), draw=split, **stochastic)
+    draw = ProximalDraw(steps=recipe.draw_steps, sigma_min=low, sigma_max=top, data_std=prior.data_std, spread=SPREAD)
     bandwidth = AdaptiveBandwidth(first=recipe.first or start, start=start, end=end, reach=0.0)
     if recipe.method == "msd-proximal":
-        draw = ProximalDraw(steps=recipe.draw_steps, sigma_min=low, sigma_max=top, data_std=prior.data_std, spread=10.0)
         return MSD(denoiser=denoiser, bandwidth=bandwidth, draw=draw, **stochastic)
-    return PersistentMSD(
-        denoiser=denoiser,
-        bandwidth=bandwidth,
-        steps=recipe.draw_steps,
-        sigma_min=low,
-        sigma_max=top,
-        data_std=prior.data_std,
-        noise=recipe.noise,
-        seed=seed,
-    )
+    first_draw = (recipe.draw_steps - 1) / max(recipe.steps - 1, 1)
+    return PersistentMSD(denoiser=denoiser, bandwidth=replace(bandwidth, until=first_draw), draw=draw, noise=recipe.noise, seed=seed)

@@ -145,6 +145,7 @@ class AdaptiveBandwidth:
         start: L after it.
         end: L at progress 1.
         reach: bandwidths a residual; 0 asks nothing and treats all points alike.
+        until: progress up to which `first` holds, for a chain whose first draw takes many steps.
 
     Example:
         >>> rule = AdaptiveBandwidth(start=0.1, end=0.1, reach=2.0)
@@ -156,6 +157,7 @@ class AdaptiveBandwidth:
     start: float = 0.15
     end: float = 0.005
     reach: float = 2.0
+    until: float = 0.0
 
     def __post_init__(self) -> None:
         check_bandwidths(self.first, self.start, self.end)
@@ -163,7 +165,7 @@ class AdaptiveBandwidth:
             raise InvalidInput(f"reach must not be negative, got {self.reach}")
 
     def __call__(self, progress: float, x: Tensor, denoiser: Denoiser) -> Tensor:
-        if progress == 0:
+        if progress <= self.until:
             return x.new_full((x.shape[0],), self.first)
         local = x.new_full((x.shape[0],), self.start * (self.end / self.start) ** progress)
         if self.reach == 0:

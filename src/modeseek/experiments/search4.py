@@ -10,26 +10,31 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Literal
 
 from modeseek.experiments.base import Experiment, Settings
 from modeseek.experiments.cells import Cell, Result
 from modeseek.experiments.pictures import REFERENCE_SEED, PaintedPictures, SampledPictures, equal_calls, prompts_of, score_rows
 from modeseek.experiments.table4 import BUDGET, COLUMNS
 from modeseek.experiments.tables import write_results
+from modeseek.gradients.base import NoisePolicy
+from modeseek.gradients.held import Space
 from modeseek.recipes import RECIPES, Recipe
 
 SEEDS = 3
-SPACES, NOISES = ("latent", "image"), ("fresh", "fixed")
+SPACES: tuple[Space, ...] = ("latent", "image")
+NOISES: tuple[NoisePolicy, ...] = ("fresh", "fixed")
+RATES: tuple[Literal["constant", "cosine"], ...] = ("constant", "cosine")
 
 
 def knobs() -> list[tuple[str, str, Recipe]]:
     """(method, row, recipe): eight of each."""
     found: list[tuple[str, str, Recipe]] = []
-    for space, noise, schedule in product(SPACES, NOISES, ("constant", "cosine")):
+    for space, noise, schedule in product(SPACES, NOISES, RATES):
         found.append(("SDS", f"{space} {noise} {schedule}", replace(RECIPES["sds"], space=space, noise=noise, schedule=schedule)))
     for space, noise, rate in product(SPACES, NOISES, (1e-4, 1e-3)):
         found.append(("VSD", f"{space} {noise} lora {rate:g}", replace(RECIPES["vsd"], space=space, noise=noise, lora_rate=rate)))
-    for space, lowest, schedule in product(SPACES, (250, 20), ("constant", "cosine")):
+    for space, lowest, schedule in product(SPACES, (250, 20), RATES):
         recipe = replace(RECIPES["sdi"], space=space, timesteps=(980, lowest), schedule=schedule)
         found.append(("SDI", f"{space} to t {lowest} {schedule}", recipe))
     for bandwidth, first, kept in product(((1.0, 0.1), (0.3, 0.1)), (80.0, None), (25, 32)):

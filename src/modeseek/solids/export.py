@@ -3,8 +3,11 @@ and a model card beside it."""
 
 from __future__ import annotations
 
+import shutil
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from torch import nn
@@ -29,11 +32,11 @@ def export(folder: Path, destination: Path, *, card: str) -> None:
     from transformers import CLIPTextModel
 
     clip = load(networks.clip(), folder, "clip")
-    text = CLIPTextModel(clip.config.text_config)
+    text: Any = CLIPTextModel(clip.config.text_config)
     missing = text.load_state_dict(clip.text_model.state_dict(), strict=False)
     if missing.missing_keys or missing.unexpected_keys:
         text.text_model.load_state_dict(clip.text_model.state_dict())
-    pipeline = StableDiffusionPipeline(
+    pipeline: Any = StableDiffusionPipeline(
         vae=load(networks.autoencoder(), folder, "vae-normalised"),
         unet=load(networks.unet(), folder, "unet"),
         text_encoder=text,
@@ -50,8 +53,7 @@ def export(folder: Path, destination: Path, *, card: str) -> None:
         stated = Path(made) / "text_encoder" / "config.json"  # else it alone would be loaded in half precision
         write_json(stated, read_json(stated) | {"dtype": "float32"})
         for source in sorted(path for path in Path(made).rglob("*") if path.is_file()):
-            content = source.read_bytes()
-            write_atomically(destination / source.relative_to(made), lambda path, content=content: path.write_bytes(content))
+            write_atomically(destination / source.relative_to(made), partial(shutil.copyfile, source))
     write_tensors(destination / "judge.safetensors", {k: v.half() for k, v in judge.state_dict().items()}, {"modeseek": JUDGE_KIND})
     write_text(destination / "README.md", card)
 

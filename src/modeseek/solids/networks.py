@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,14 +12,10 @@ from torch.nn.functional import silu
 from modeseek.solids.data import ATTRIBUTES
 from modeseek.solids.text import MAX_TOKENS, vocabulary
 
-if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-    from transformers import CLIPModel
-
 SIZE, LATENT_CHANNELS, WIDTH = 64, 8, 128
 
 
-def autoencoder() -> AutoencoderKL:
+def autoencoder() -> Any:
     """Pictures of 64 x 64 to latents of 16 x 16."""
     from diffusers import AutoencoderKL
 
@@ -35,7 +31,7 @@ def autoencoder() -> AutoencoderKL:
     )
 
 
-def unet() -> UNet2DConditionModel:
+def unet() -> Any:
     """The denoiser of the latents; text enters by cross-attention at 8 x 8 and 4 x 4."""
     from diffusers import UNet2DConditionModel
 
@@ -53,7 +49,7 @@ def unet() -> UNet2DConditionModel:
     )
 
 
-def clip() -> CLIPModel:
+def clip() -> Any:
     """Contrastive image-text model; its text tower conditions the UNet."""
     from transformers import CLIPConfig, CLIPModel
 
@@ -65,7 +61,7 @@ def clip() -> CLIPModel:
     return CLIPModel(CLIPConfig(text_config=shared | text, vision_config=shared | vision, projection_dim=64))
 
 
-def scheduler() -> DDIMScheduler:
+def scheduler() -> Any:
     """v-prediction with zero terminal signal-to-noise ratio (Lin et al. 2024), so that sampling starts where training ends."""
     from diffusers import DDIMScheduler
 

@@ -31,6 +31,8 @@ from modeseek.solids import networks
 from modeseek.solids.data import Bank, build_bank, read_bank
 from modeseek.solids.text import tokenizer
 
+Loss = Callable[[Any, torch.Generator, int], Tensor]
+"""(network, the step's generator, the step's seed) -> scalar."""
 CHECKPOINT_KIND, WEIGHTS_KIND = "solids-training", "solids-weights"
 
 
@@ -71,13 +73,13 @@ class Stage:
     Args:
         name: of the stage and its files.
         network: what is trained.
-        loss: (network, step's generator, step's seed) -> scalar.
+        loss: what is minimised.
         steps, rate, average: optimiser steps, top learning rate, decay of the averaged weights.
     """
 
     name: str
     network: nn.Module
-    loss: Callable[[nn.Module, torch.Generator, int], Tensor]
+    loss: Loss
     steps: int
     rate: float
     average: float = 0.998
@@ -117,9 +119,9 @@ class Stage:
             value = float(loss.detach())
             smooth = value if math.isnan(smooth) else 0.98 * smooth + 0.02 * value
             if (step + 1) % every == 0 and step + 1 < self.steps:
-                state: dict[str, Any] = {"identity": identity, "done": step + 1, "network": self.network.state_dict()}
-                state |= {"average": average.state_dict(), "optimiser": optimiser.state_dict()}
-                write_state(checkpoint, state, kind=CHECKPOINT_KIND)
+                kept = {"identity": identity, "done": step + 1, "network": self.network.state_dict()}
+                kept |= {"average": average.state_dict(), "optimiser": optimiser.state_dict()}
+                write_state(checkpoint, kept, kind=CHECKPOINT_KIND)
             yield TrainingStep(self.name, step + 1, self.steps, smooth)
         write_tensors(finished, average.state_dict(), {"modeseek": WEIGHTS_KIND})
         checkpoint.unlink(missing_ok=True)
@@ -154,17 +156,17 @@ def train_solids(folder: Path, config: SolidsConfig, *, start: Path | None = Non
     yield from stage.run(folder, config)
 
 
-def load(network: nn.Module, folder: Path, name: str) -> nn.Module:
+def load(network: Any, folder: Path, name: str) -> Any:
     """`network` with the weights a stage left in `folder`, frozen."""
     network.load_state_dict(read_tensors(folder / f"{name}.safetensors", kind=WEIGHTS_KIND)[0])
     return network.eval().requires_grad_(False)
 
 
 # ---------------------------------------------------------------- the losses
-def judge_loss(bank: Bank) -> Callable[[nn.Module, torch.Generator, int], Tensor]:
+def judge_loss(bank: Bank) -> Loss:
     """Cross-entropy over all attributes, on pictures slightly noised and now and then blurred."""
 
-    def loss(network: nn.Module, rng: torch.Generator, seed: int) -> Tensor:
+    def loss(network: Any, rng: torch.Generator, seed: int) -> Tensor:
         batch = bank.batch(128, seed=seed, held_out=None)
         images = batch.images + 0.03 * torch.rand(len(batch.images), 1, 1, 1, generator=rng) * torch.randn(
             batch.images.shape, generator=rng
@@ -178,11 +180,11 @@ def judge_loss(bank: Bank) -> Callable[[nn.Module, torch.Generator, int], Tensor
     return loss
 
 
-def clip_loss(bank: Bank) -> Callable[[nn.Module, torch.Generator, int], Tensor]:
+def clip_loss(bank: Bank) -> Loss:
     """Symmetric contrastive loss in a batch; captions without clauses would have several right pictures, so all are full."""
     tokens = tokenizer()
 
-    def loss(network: nn.Module, rng: torch.Generator, seed: int) -> Tensor:
+    def loss(network: Any, rng: torch.Generator, seed: int) -> Tensor:
         batch = bank.batch(128, seed=seed)
         ids = tokens(batch.captions(), padding="max_length", return_tensors="pt").input_ids
         with torch.autocast("cpu", torch.bfloat16):
@@ -191,10 +193,10 @@ def clip_loss(bank: Bank) -> Callable[[nn.Module, torch.Generator, int], Tensor]
     return loss
 
 
-def vae_loss(bank: Bank) -> Callable[[nn.Module, torch.Generator, int], Tensor]:
+def vae_loss(bank: Bank) -> Loss:
     """Reconstruction by L1, L2 and the L1 of differences between neighbours (edges), and the KL of the posterior."""
 
-    def loss(network: nn.Module, rng: torch.Generator, seed: int) -> Tensor:
+    def loss(network: Any, rng: torch.Generator, seed: int) -> Tensor:
         images = 2 * bank.batch(16, seed=seed).images - 1
         with torch.autocast("cpu", torch.bfloat16):
             posterior = network.encode(images).latent_dist
@@ -208,7 +210,7 @@ def vae_loss(bank: Bank) -> Callable[[nn.Module, torch.Generator, int], Tensor]:
     return loss
 
 
-def unet_loss(latents: Tensor, states: Tensor) -> Callable[[nn.Module, torch.Generator, int], Tensor]:
+def unet_loss(latents: Tensor, states: Tensor) -> Loss:
     """Mean squared error of v = a n - b y at z = a y + b n.
 
     Args:
@@ -218,7 +220,7 @@ def unet_loss(latents: Tensor, states: Tensor) -> Callable[[nn.Module, torch.Gen
     alphas = networks.scheduler().alphas_cumprod.double()
     a, b = alphas.sqrt().float(), (1 - alphas).sqrt().float()
 
-    def loss(network: nn.Module, rng: torch.Generator, seed: int) -> Tensor:
+    def loss(network: Any, rng: torch.Generator, seed: int) -> Tensor:
         chosen = torch.randint(len(latents), (64,), generator=rng)
         clean, text = latents[chosen].float(), states[chosen].float()
         dropped = torch.rand(64, generator=rng) < 0.1
@@ -264,7 +266,7 @@ def _encode(bank: Bank, folder: Path, config: SolidsConfig) -> Iterator[Training
 
 
 @torch.no_grad()
-def normalise(autoencoder: nn.Module, mean: Tensor, std: Tensor) -> None:
+def normalise(autoencoder: Any, mean: Tensor, std: Tensor) -> None:
     """Fold y -> (y - mean)/std of each latent channel into the convolutions around the latent: same pictures, unit latents.
 
     The encoder's last convolution gives means and log-variances; the decoder's first takes latents.
