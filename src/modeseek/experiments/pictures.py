@@ -16,12 +16,10 @@ from torch import Tensor
 
 from modeseek.experiments.cells import Result
 from modeseek.experiments.paper import TEXT_TO_IMAGE
+from modeseek.experiments.scoring import scores
 from modeseek.generate import PriorChoice, distilled, pictures_of, sampled
-from modeseek.metrics import frechet_distance
-from modeseek.metrics.bootstrap import bootstrap_error
 from modeseek.priors.images import ImagePrior
 from modeseek.recipes import RECIPES, Recipe
-from modeseek.solids.scoring import scorer
 
 PAPER_PROMPTS = (
     "A DSLR photo of a hamburger",
@@ -182,38 +180,14 @@ def shown(stored: Tensor) -> Tensor:
 def score_rows(
     results: Sequence[Result], prompts: Sequence[str], prior: PriorChoice, *, reference: Tensor, arrays: str = "pictures"
 ) -> list[dict[str, Any]]:
-    """The results' rows with their scores and the paper's numbers; nothing is scored where the prior's own scorer is not there."""
+    """The results' rows with the scores of their stored pictures (prompt by prompt) and the paper's numbers."""
     rows = []
     for result in results:
-        metrics = scores(result.arrays[arrays], prompts, reference) if prior.name == "solids" else {}
+        pictures = shown(result.arrays[arrays])
+        each = [prompt for prompt in prompts for _ in range(len(pictures) // len(prompts))]
+        metrics = scores(prior.name, pictures, each, shown(reference))
         rows.append({**result.row, "metrics": metrics, "paper": TEXT_TO_IMAGE.get(result.row["method"])})
     return rows
-
-
-def scores(pictures: Tensor, prompts: Sequence[str], reference: Tensor) -> dict[str, float]:
-    """Frechet distance to the reference's features, similarity and judge, with bootstrap errors, for pictures of `solids`.
-
-    Args:
-        pictures: stored bytes, prompt by prompt.
-        prompts: each prompt once; every one has the same number of pictures.
-        reference: stored bytes of the DDIM set.
-    """
-    judge = scorer()
-    images = shown(pictures)
-    each = [prompt for prompt in prompts for _ in range(len(images) // len(prompts))]
-    features, truth = judge.features(images), judge.features(shown(reference))
-    similar = judge.similarity(images, each)
-    agreement = judge.agreement(images, each)
-    found = {
-        "frechet-solids": frechet_distance(features, truth),
-        "frechet-solids error": bootstrap_error(lambda x: frechet_distance(x, truth), features, draws=30),
-        "similarity-solids": float(similar.mean()),
-        "similarity-solids error": bootstrap_error(lambda x: float(x.mean()), similar),
-        "judge": float(agreement["all"].mean()),
-        "judge error": bootstrap_error(lambda x: float(x.mean()), agreement["all"]),
-        "view": float(agreement["view"].nanmean()),
-    }
-    return found
 
 
 # ---------------------------------------------------------------- the methods of Table 4

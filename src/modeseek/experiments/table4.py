@@ -10,6 +10,7 @@ import torch
 from modeseek.experiments.base import Experiment, Settings
 from modeseek.experiments.cells import Cell, Result
 from modeseek.experiments.pictures import REFERENCE_SEED, SampledPictures, at_equal_calls, prompts_of, published, score_rows, shown
+from modeseek.experiments.scoring import missing
 from modeseek.experiments.tables import write_results
 from modeseek.plots.pictures import save_sheet
 
@@ -45,7 +46,8 @@ def finish(folder: Path, settings: Settings, cells: Sequence[Cell], results: Seq
     rows = score_rows(results[1:], prompts, settings.prior, reference=results[0].arrays["pictures"])
     config = {"seed": settings.seed, "quick": settings.quick, "prior": settings.prior.name, "budget": BUDGET, "prompts": list(prompts)}
     columns = COLUMNS if settings.prior.name == "solids" else COLUMNS[-2:]
-    write_results(folder, "table4", rows=rows, config=config, columns=columns, notes=NOTES)
+    notes = f"{NOTES} {missing(settings.prior.name)}".rstrip()
+    write_results(folder, "table4", rows=rows, config=config, columns=columns, notes=notes)
     seeds = len(results[1].arrays["pictures"]) // len(prompts)
     firsts = [shown(result.arrays["pictures"][torch.arange(len(prompts)) * seeds]) for result in results[1:]]
     names = [f"{row['method']}\n{row['row']}\n{row['calls']:g} calls" for row in rows]
