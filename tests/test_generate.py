@@ -132,3 +132,21 @@ def test_calls_of_a_recipe_are_those_it_makes():
     assert RECIPES["sdi"].calls == 400 * 11
     assert RECIPES["msd"].calls == 400
     assert torch.tensor([recipe.calls for recipe in RECIPES.values()]).min() > 0
+
+
+@pytest.mark.filterwarnings("ignore::modeseek.errors.PromptCut")
+def test_experiments_on_pictures_run_on_any_prior(pipeline_folder, tmp_path, capsys):
+    """Every table and figure on pictures, quick, on a tiny Stable Diffusion: rows beside the paper's, pictures, and shared cells."""
+    arguments = ["--quick", "--prior", str(pipeline_folder("sd1")), "--out", str(tmp_path)]
+    assert main(["run", "table4", "fig4", "fig5", "fig8", "fig9", *arguments]) == 0
+    results = json.loads((tmp_path / "table4-sd1-quick" / "results.json").read_text())
+    rows = {(row["method"], row["row"]): row for row in results["rows"]}
+    assert rows["SDI", "as published"]["calls"] == 40 * 11
+    assert all(row["calls"] <= 40 for (_, row_name), row in rows.items() if "equal calls" in row_name)
+    assert rows["MSD", "as published"]["paper"] == {"FID": 114.12, "CLIP-SIM": 32.6}
+    assert "CLIP-SIM needs" in (tmp_path / "table4-sd1-quick" / "results.md").read_text()
+    assert "FID needs" in (tmp_path / "fig4-sd1-quick" / "results.md").read_text()  # and so there is no figure of it
+    for name in ("table4", "fig5", "fig8", "fig9"):
+        assert (tmp_path / f"{name}-sd1-quick" / f"{name}.png").stat().st_size > 1000
+    assert len(list((tmp_path / "cells").glob("*.json"))) == len(results["rows"]) + 1 + 1 + 5  # and the reference, fig5's, fig9's
+    capsys.readouterr()

@@ -56,8 +56,8 @@ class Image:
     """sds, sjc, vsd, sdi, msd (ours), msd-published or msd-persistent."""
     prior: str = "solids"
     """solids, a folder in diffusers' layout, or a hub id."""
-    seeds: int = 4
-    """How many pictures."""
+    seeds: int = 1
+    """How many pictures, painted side by side."""
     steps: int | None = None
     """Optimiser steps; the method's own by default, 400."""
     representation: Literal["mlp", "pixels", "latents"] = "mlp"
