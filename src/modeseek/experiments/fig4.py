@@ -8,8 +8,8 @@ from pathlib import Path
 from modeseek.experiments.base import Experiment, Settings
 from modeseek.experiments.cells import Cell, Result
 from modeseek.experiments.pictures import prompts_of, score_rows
-from modeseek.experiments.table4 import cells as table4_cells
 from modeseek.experiments.scoring import missing
+from modeseek.experiments.table4 import cells as table4_cells
 from modeseek.experiments.tables import write_results
 from modeseek.plots import Curve, save_curves
 
