@@ -6,6 +6,7 @@ a distillation step MSD with exact draws at 4096 points and the learned net, aga
 a picture's step    SDS through the encoder on the embedded prior, against the bare UNet call and the encoder forward and backward; and the
                     peak memory of a fresh process for each
 import modeseek     against import torch
+the NeRF            its hash grid and its occupancy grid, see nerf.py
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sys
 import time
 from pathlib import Path
 
+import nerf
 import picture_steps
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -170,6 +172,7 @@ def main() -> None:
     results |= step_overhead(32 if options.quick else 64, repeats)
     results |= picture_step(1 if options.quick else 4, 1 if options.quick else 7)
     results |= import_time(1 if options.quick else 5)
+    results |= nerf.benchmarks(quick=options.quick)
     for name, value in results.items():
         print(f"{name:60s} {value:9.3f}")
     write_json(options.out / "benchmarks.json", {"torch": torch.__version__, "threads": torch.get_num_threads(), **results})

@@ -1,6 +1,7 @@
 """What is optimised: modules whose forward gives the batch that a prior sees. They know nothing of diffusion."""
 
 from modeseek.representations.coordinates import CoordinateMLP as CoordinateMLP
+from modeseek.representations.nerf import NeRF as NeRF
 from modeseek.representations.pixels import Latents as Latents
 from modeseek.representations.pixels import Pixels as Pixels
 from modeseek.representations.points import Points as Points

@@ -1,0 +1,72 @@
+"""The NeRF's parts against their bare counterparts, as ratios: `python benchmarks/nerf.py`, or within `benchmarks/run.py`.
+
+hash grid     forward and backward against a bare gather of the same entries and its backward, the indices ready
+a step        rendering and its backward pass with the occupancy grid against the whole box, on a blob that fills a tenth of it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from modeseek.representations.nerf import HashGrid, HashGridSettings, NeRF, NeRFSettings, Views
+
+
+def hash_grid(points: int, settings: HashGridSettings, repeats: int) -> dict[str, float]:
+    rng = torch.Generator().manual_seed(0)
+    grid, where = HashGrid(settings, rng=rng), torch.rand(points, 3, generator=rng)
+    upstream = torch.randn(points, grid.features, generator=rng)
+    table = grid.table.detach().clone().requires_grad_()
+    low = (where.T[:, None] * grid.cells[None, :, None]).floor().long()
+    entries = torch.cat(list(grid._entries(low))).long()
+    gradient = torch.randn(len(entries), 2, generator=rng)
+
+    def ours() -> None:
+        grid.zero_grad()
+        grid(where).backward(upstream)
+
+    def bare() -> None:
+        table.grad = None
+        table.index_select(0, entries).backward(gradient)
+
+    from run import ratio  # not above: run.py imports this file
+
+    found, with_grid, without = ratio(ours, bare, repeats)
+    size = f"{points} points x {settings.levels} levels"
+    return {f"hash grid / bare gather, {size}": found, f"hash grid, {size}, s": with_grid, f"bare gather, {size}, s": without}
+
+
+def occupancy(size: int, samples: int, repeats: int) -> dict[str, float]:
+    settings = NeRFSettings.cpu()
+    field = replace(settings.field, blob_width=0.55, blob_scale=30.0)
+    settings = replace(settings, field=field, views=Views(count=1, size=(size, size)), march=replace(settings.march, samples=samples))
+    with_grid, without = NeRF(settings), NeRF(replace(settings, occupancy=None))
+    cameras = with_grid.cameras
+    upstream = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+    def step(nerf: NeRF) -> Callable[[], None]:
+        return lambda: nerf(cameras).backward(upstream)
+
+    from run import ratio
+
+    found, grid_seconds, dense_seconds = ratio(step(with_grid), step(without), repeats)
+    share = float(with_grid.occupancy.share()) if with_grid.occupancy is not None else 1.0
+    return {
+        f"rendered step, {share:.0%} of cells occupied / whole box": found,
+        "with the grid, s": grid_seconds,
+        "whole box, s": dense_seconds,
+    }
+
+
+def benchmarks(*, quick: bool) -> dict[str, float]:
+    """All of them; quick: small and once."""
+    if quick:
+        return hash_grid(2048, HashGridSettings.cpu(), 1) | occupancy(16, 48, 1)
+    return hash_grid(32768, HashGridSettings.cpu(), 9) | hash_grid(16384, HashGridSettings(), 5) | occupancy(64, 96, 5)
+
+
+if __name__ == "__main__":
+    for name, value in benchmarks(quick=False).items():
+        print(f"{name:60s} {value:9.3f}")

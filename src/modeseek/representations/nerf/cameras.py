@@ -1,0 +1,227 @@
+r"""Cameras around the origin, the law they are drawn from, their rays, and the words for where they stand.
+
+    eye = distance (cos e cos a, cos e sin a, sin e)          z up; azimuth a = 0 is the front, +x; elevation e; degrees
+    ray(row, column) = eye + t unit(-back + u right - v up)   u, v = +-tan(fov / 2) at the edges, pixels at their centres
+
+The field of view is the vertical one. `Ranges` draws cameras as score distillation does (threestudio's defaults): an elevation half the
+time uniform in angle and half the time uniform on the sphere, azimuths one in each of as many equal sectors as there are views, and small
+shifts of the eye (uniform), of the point looked at and of the vertical (normal). Names of views, which a prompt is extended with, are
+those of the camera before it is shifted.
+
+Every draw comes from the generator it is given, on the CPU whatever the device: the same cameras everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from modeseek.errors import InvalidInput
+
+VIEWS = ("front", "side", "back", "overhead")
+PARTS = ("eye", "target", "up", "fov", "azimuth", "elevation", "distance")  # the tensors of `Cameras`
+
+
+def view_name(azimuth: float, elevation: float, *, front: float = 45.0, overhead: float = 60.0) -> str:
+    """The word for a view: "overhead" above that elevation, else "front" or "back" within `front` degrees of either, else "side".
+
+    Example:
+        >>> [view_name(azimuth, 10.0) for azimuth in (350.0, 90.0, -170.0)], view_name(0.0, 70.0)
+        (['front', 'side', 'back'], 'overhead')
+    """
+    turned = abs((azimuth + 180) % 360 - 180)
+    if elevation > overhead:
+        return "overhead"
+    return "front" if turned < front else "back" if turned > 180 - front else "side"
+
+
+@dataclass(frozen=True)
+class Cameras:
+    """Pinhole cameras; `Cameras.orbit` makes those that look at the origin.
+
+    Attributes:
+        eye: (n, 3).
+        target: (n, 3) looked at.
+        up: (n, 3) upwards in the picture, roughly.
+        fov: (n,) vertical field of view, degrees.
+        azimuth, elevation, distance: (n,) where they were meant to stand.
+        names: the word for each view.
+    """
+
+    eye: Tensor
+    target: Tensor
+    up: Tensor
+    fov: Tensor
+    azimuth: Tensor
+    elevation: Tensor
+    distance: Tensor
+    names: tuple[str, ...]
+
+    @classmethod
+    def orbit(
+        cls,
+        azimuth: Sequence[float] | Tensor,
+        elevation: Sequence[float] | Tensor | float = 0.0,
+        *,
+        distance: Sequence[float] | Tensor | float = 3.2,
+        fov: Sequence[float] | Tensor | float = 40.0,
+        front: float = 45.0,
+        overhead: float = 60.0,
+    ) -> Cameras:
+        """Cameras that look at the origin from where they are said to stand; numbers serve them all.
+
+        Raises:
+            InvalidInput: no camera, lengths that differ, a distance of 0 or less, or a field of view outside (0, 180).
+
+        Example:
+            >>> Cameras.orbit([0.0, 90.0]).eye.round(decimals=3) + 0.0
+            tensor([[3.2000, 0.0000, 0.0000],
+                    [0.0000, 3.2000, 0.0000]])
+        """
+        a = torch.as_tensor(azimuth)
+        a = a if a.is_floating_point() else a.to(torch.get_default_dtype())
+        try:
+            e, d, f = (torch.as_tensor(value).to(a).expand(a.shape) for value in (elevation, distance, fov))
+        except RuntimeError:
+            raise InvalidInput(f"{len(a)} azimuths need one elevation, distance and field of view, or as many of each") from None
+        if a.ndim != 1 or len(a) == 0 or not bool((d > 0).all()) or not bool(((f > 0) & (f < 180)).all()):
+            raise InvalidInput("cameras need a list of azimuths, distances above 0 and fields of view between 0 and 180 degrees")
+        az, el = a.deg2rad(), e.deg2rad()
+        eye = d[:, None] * torch.stack([el.cos() * az.cos(), el.cos() * az.sin(), el.sin()], 1)
+        names = tuple(view_name(float(x), float(y), front=front, overhead=overhead) for x, y in zip(a, e, strict=True))
+        # straight above or below, z is along the ray: upwards is then away from the front of the picture
+        steep = (el.cos() < 1e-4)[:, None]
+        level = torch.stack([-az.cos() * el.sin().sign(), -az.sin() * el.sin().sign(), torch.zeros_like(az)], 1)
+        up = torch.where(steep, level, eye.new_tensor([0.0, 0.0, 1.0]))
+        return cls(eye, torch.zeros_like(eye), up, f, a, e, d, names)
+
+    def __len__(self) -> int:
+        return len(self.eye)
+
+    def __getitem__(self, chosen: Sequence[int] | Tensor) -> Cameras:
+        """Some of the cameras: a list of indices."""
+        index = torch.as_tensor(chosen)
+        return self._each(lambda part: part[index], tuple(self.names[int(k)] for k in index))
+
+    def to(self, like: Tensor) -> Cameras:
+        """The same cameras with a tensor's device and dtype."""
+        return self._each(lambda part: part.to(like), self.names)
+
+    def _each(self, change: Callable[[Tensor], Tensor], names: tuple[str, ...]) -> Cameras:
+        return Cameras(**{name: change(getattr(self, name)) for name in PARTS}, names=names)
+
+    def axes(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Unit vectors right, up and back of each camera, (n, 3) each; it looks along -back."""
+        back = normalize(self.eye - self.target, dim=1)
+        right = normalize(torch.linalg.cross(self.up, back), dim=1)
+        return right, torch.linalg.cross(back, right), back
+
+    def rays(self, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Origins and unit directions of (height, width) pixels, rows from the top: (n, height, width, 3) each."""
+        (height, width), (right, up, back) = size, self.axes()
+        half = (self.fov.deg2rad() / 2).tan()
+        v, u = (((torch.arange(count).to(half) + 0.5) * 2 - count) / height for count in (height, width))
+        u, v = half[:, None, None] * u[None, None, :], half[:, None, None] * v[None, :, None]
+        along = -back[:, None, None] + u[..., None] * right[:, None, None] - v[..., None] * up[:, None, None]
+        return self.eye[:, None, None].expand_as(along), normalize(along, dim=-1)
+
+    def project(self, points: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Where points (m, 3) fall: (n, m, 2) as (row, column) in pixels, centres at halves, and their depth (n, m) along the axis."""
+        (height, width), axes = size, self.axes()
+        offset = points[None] - self.eye[:, None]
+        x, y, z = (torch.einsum("nmc,nc->nm", offset, axis) for axis in axes)
+        scale = height / (2 * (self.fov.deg2rad() / 2).tan()[:, None] * -z)
+        return torch.stack([height / 2 - y * scale, width / 2 + x * scale], -1), -z
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranges:
+    """The law of random cameras; the defaults are threestudio's for text-to-3-D with Stable Diffusion.
+
+    Args:
+        azimuth, elevation, fov: lowest and highest, degrees.
+        distance: likewise.
+        spherical: probability that a draw of elevations is uniform on the sphere, not in the angle.
+        eye: highest shift of the eye along each axis.
+        target, up: standard deviations of the shifts of the point looked at and of the vertical.
+        front, overhead: thresholds of `view_name`.
+
+    Example:
+        >>> Ranges.solids().draw(4, rng=torch.Generator().manual_seed(0)).names
+        ('overhead', 'front', 'overhead', 'side')
+    """
+
+    azimuth: tuple[float, float] = (-180.0, 180.0)
+    elevation: tuple[float, float] = (-10.0, 45.0)
+    distance: tuple[float, float] = (1.5, 2.0)
+    fov: tuple[float, float] = (40.0, 70.0)
+    spherical: float = 0.5
+    eye: float = 0.1
+    target: float = 0.2
+    up: float = 0.02
+    front: float = 45.0
+    overhead: float = 60.0
+
+    def __post_init__(self) -> None:
+        pairs = {name: getattr(self, name) for name in ("azimuth", "elevation", "distance", "fov")}
+        wrong = [name for name, (low, high) in pairs.items() if low > high]
+        inside = self.distance[0] > 0 and self.fov[0] > 0 and self.fov[1] < 180 and max(map(abs, self.elevation)) <= 90
+        if wrong or not inside or not 0 <= self.spherical <= 1 or min(self.eye, self.target, self.up) < 0:
+            raise InvalidInput(f"no cameras can be drawn from {self}: give (lowest, highest), distances above 0, angles that exist")
+
+    @classmethod
+    def solids(cls) -> Ranges:
+        """Around the world of `modeseek.solids`: its distance and field of view, every azimuth, from its lowest view to its highest.
+
+        Its prior knows views up to 32 degrees, and from 55 degrees up as overhead ones: a view is overhead from half way between.
+        """
+        at = cls(elevation=(8.0, 75.0), distance=(3.104, 3.296), fov=(40.0, 40.0), overhead=43.5)
+        return replace(at, spherical=0.0, eye=0.0, target=0.0, up=0.0)
+
+    @classmethod
+    def solids_views(cls) -> tuple[Ranges, ...]:
+        """The views that the solids' prior was trained on and no others: front, both sides, back, and overhead around the front."""
+        around = [replace(cls.solids(), azimuth=(at - 30.0, at + 30.0), elevation=(8.0, 32.0)) for at in (0, 90, 180, 270)]
+        return (*around, replace(cls.solids(), azimuth=(-30.0, 30.0), elevation=(55.0, 75.0)))
+
+    def draw(self, count: int, *, rng: torch.Generator) -> Cameras:
+        """`count` random cameras."""
+
+        def uniform(low: float, high: float, *size: int) -> Tensor:
+            return low + (high - low) * torch.rand(*(size or (count,)), generator=rng, dtype=torch.float32)
+
+        low, high = self.azimuth
+        azimuth = low + (high - low) * (torch.arange(count) + uniform(0, 1)) / count
+        on_sphere = bool(torch.rand((), generator=rng) < self.spherical)
+        lowest, highest = (math.sin(math.radians(value)) for value in self.elevation)
+        elevation = uniform(lowest, highest).asin().rad2deg() if on_sphere else uniform(*self.elevation)
+        drawn = Cameras.orbit(
+            azimuth, elevation, distance=uniform(*self.distance), fov=uniform(*self.fov), front=self.front, overhead=self.overhead
+        )
+        return replace(
+            drawn,
+            eye=drawn.eye + uniform(-self.eye, self.eye, count, 3),
+            target=drawn.target + self.target * torch.randn(count, 3, generator=rng, dtype=torch.float32),
+            up=drawn.up + self.up * torch.randn(count, 3, generator=rng, dtype=torch.float32),
+        )
+
+
+def draw(laws: Sequence[Ranges], count: int, *, rng: torch.Generator) -> Cameras:
+    """Random cameras of several laws, in turn from a random one on, so that every `len(laws)` views hold one of each.
+
+    Raises:
+        InvalidInput: no law, or fewer views than one.
+    """
+    if count < 1 or len(laws) == 0:
+        raise InvalidInput(f"cameras are drawn from at least one law and at least one at a time, got {len(laws)} laws and {count} views")
+    if len(laws) == 1:
+        return laws[0].draw(count, rng=rng)
+    first = int(torch.randint(len(laws), (), generator=rng))
+    drawn = [laws[(first + k) % len(laws)].draw(1, rng=rng) for k in range(count)]
+    parts = {part: torch.cat([getattr(one, part) for one in drawn]) for part in PARTS}
+    return Cameras(**parts, names=tuple(name for one in drawn for name in one.names))

@@ -1,0 +1,208 @@
+r"""The surface of a volume as a mesh: marching cubes (Lorensen & Cline 1987) on its density, coloured, textured, written to a file.
+
+    threshold = min(10 / radius, (median + dense) / 2),    dense = median of the densities above a hundredth of the highest
+
+is the suggestion: half way up from the box's typical density to the object's, but no more than what is opaque over a tenth of the radius,
+since light stops there and what is denser is never seen. Two fields have no surface and are refused: an empty one, whose highest density
+is not opaque over the whole box, and fog, which is above the threshold on most of the box's boundary.
+
+The lattice is closed with a layer below the threshold, so an object that the box cuts still gives a closed mesh. A texture is unwrapped by
+xatlas and baked texel by texel from the albedo at the texel's place on the surface. scikit-image, trimesh and xatlas come with the extra
+`threed`; nothing here needs a display or a GPU.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+from modeseek.errors import InvalidInput, MissingPackage
+from modeseek.files import write_atomically
+from modeseek.representations.nerf.field import Volume
+
+FORMATS = (".glb", ".obj", ".ply")
+BATCH = 2**18  # points asked at a time
+
+
+def optional(name: str) -> ModuleType:
+    """A module of the extra `threed`.
+
+    Raises:
+        MissingPackage: it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise MissingPackage(f"meshes need {name.split('.')[0]} ({error}): pip install 'modeseek[threed]'") from None
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """A coloured surface, faces counter-clockwise seen from outside.
+
+    Attributes:
+        vertices: (v, 3).
+        faces: (f, 3) of int.
+        colours: (v, 3) in [0, 1].
+        threshold: density on the surface.
+        uv: (v, 2) places in the texture, from its lower left corner, or None.
+        texture: (size, size, 3) in [0, 1], rows from the top, or None.
+    """
+
+    vertices: np.ndarray
+    faces: np.ndarray
+    colours: np.ndarray
+    threshold: float
+    uv: np.ndarray | None = None
+    texture: np.ndarray | None = None
+
+    def trimesh(self) -> Any:
+        """The same as a `trimesh.Trimesh`, its texture as a material or its colours at the vertices."""
+        library, visual = optional("trimesh"), optional("trimesh.visual")
+        made = library.Trimesh(self.vertices, self.faces, process=False)
+        if self.uv is not None and self.texture is not None:
+            image = optional("PIL.Image").fromarray(_bytes(self.texture))
+            material = visual.material.PBRMaterial(baseColorTexture=image, metallicFactor=0.0, roughnessFactor=1.0)
+            made.visual = visual.TextureVisuals(uv=self.uv, material=material)
+        else:
+            made.visual = visual.ColorVisuals(made, vertex_colors=_bytes(self.colours))
+        return made
+
+    def save(self, path: Path) -> None:
+        """Write .glb, .obj (with its .mtl and .png where there is a texture) or .ply (colours at the vertices alone).
+
+        Raises:
+            InvalidInput: another ending.
+            OutputError: the folder cannot be written.
+        """
+        if path.suffix not in FORMATS:
+            raise InvalidInput(f"meshes are written as {', '.join(FORMATS)}, not as {path.name!r}")
+        whole = replace(self, uv=None, texture=None) if path.suffix == ".ply" else self
+        made = whole.trimesh()
+        if path.suffix != ".obj" or whole.texture is None:
+            data = made.export(file_type=path.suffix[1:])
+            data = data if isinstance(data, bytes) else data.encode()
+            return write_atomically(path, partial(_write, data=data))
+        made.visual.material = made.visual.material.to_simple()
+        made.visual.material.name = path.stem
+        text, beside = optional("trimesh.exchange.obj").export_obj(made, return_texture=True, mtl_name=f"{path.stem}.mtl")
+        for name, data in [*beside.items(), (path.name, text.encode())]:
+            write_atomically(path.with_name(name), partial(_write, data=data))
+        return None
+
+
+def lattice(volume: Volume, resolution: int) -> np.ndarray:
+    """Densities at resolution^3 points over the box, its corners included: indexed by x, y, z."""
+    device = next(volume.parameters()).device if isinstance(volume, torch.nn.Module) else torch.device("cpu")
+    ticks = torch.linspace(-volume.radius, volume.radius, resolution, device=device, dtype=torch.float32)
+    parts = [_asked(volume.density, torch.cartesian_prod(x[None], ticks, ticks)) for x in ticks]
+    return np.stack(parts).reshape(resolution, resolution, resolution)
+
+
+def suggested_threshold(densities: np.ndarray, radius: float) -> float:
+    """The density at which to cut, from its quantiles over the box.
+
+    Raises:
+        InvalidInput: an empty field.
+    """
+    highest = float(densities.max())
+    if not np.isfinite(highest) or highest * 2 * radius < 1:
+        raise InvalidInput(
+            f"the field is empty: its highest density is {highest:.3g}, not opaque over the whole box of {2 * radius:g}; train on"
+        )
+    middle, dense = float(np.median(densities)), float(np.median(densities[densities > highest / 100]))
+    return min(10 / radius, (middle + dense) / 2)
+
+
+@torch.no_grad()
+def extract_mesh(volume: Volume, *, resolution: int = 128, threshold: float | None = None, texture: int | None = None) -> Mesh:
+    """The surface of a volume where its density crosses a threshold.
+
+    Args:
+        volume: what is where, such as `nerf.field`.
+        resolution: lattice points a side.
+        threshold: None: `suggested_threshold`.
+        texture: side of a texture to bake, in texels; None: colours at the vertices alone.
+
+    Raises:
+        InvalidInput: an empty field, fog, or a threshold that no density reaches.
+        MissingPackage: the extra `threed` is not installed.
+    """
+    if resolution < 4 or (texture is not None and texture < 16):
+        raise InvalidInput(f"a mesh needs a resolution of at least 4 and a texture of at least 16, got {resolution} and {texture}")
+    measure, radius, densities = optional("skimage.measure"), volume.radius, lattice(volume, resolution)
+    cut = suggested_threshold(densities, radius) if threshold is None else threshold
+    shell = np.ones_like(densities, dtype=bool)
+    shell[1:-1, 1:-1, 1:-1] = False
+    if (covered := float((densities[shell] > cut).mean())) > 0.5:
+        raise InvalidInput(
+            f"the field is fog: {covered:.0%} of the box's boundary is denser than the threshold {cut:.3g}; give a higher one"
+        )
+    if not densities.min() < cut < densities.max():
+        span = f"between {densities.min():.3g} and {densities.max():.3g}"
+        raise InvalidInput(f"no surface at the threshold {cut:.3g}: densities are {span}; give another, or train on")
+    closed = np.pad(densities, 1, constant_values=min(0.0, 2 * cut - float(densities[shell].max())))
+    vertices, faces, _, _ = measure.marching_cubes(closed, level=cut, gradient_direction="ascent")
+    vertices = (vertices - 1) / (resolution - 1) * 2 * radius - radius
+    mesh = Mesh(vertices, faces, _colours(volume, vertices), float(cut))
+    return mesh if texture is None else baked(mesh, volume, texture)
+
+
+@torch.no_grad()
+def baked(mesh: Mesh, volume: Volume, size: int) -> Mesh:
+    """The mesh with a texture of size x size texels; vertices on seams come twice."""
+    origin, faces, uv = optional("xatlas").parametrize(mesh.vertices, mesh.faces)
+    vertices, faces = mesh.vertices[origin], faces.astype(np.int64)
+    texel, face, share = covered_texels(uv[faces] * size, size)
+    points = (vertices[faces[face]] * share[..., None]).sum(1)
+    texture, known = np.zeros((size, size, 3), np.float32), np.zeros((size, size), bool)
+    row, column = size - 1 - texel // size, texel % size  # v upwards, rows downwards
+    texture[row, column], known[row, column] = _colours(volume, points), True
+    nearest = optional("scipy.ndimage").distance_transform_edt(~known, return_distances=False, return_indices=True)
+    return Mesh(vertices, faces, mesh.colours[origin], mesh.threshold, uv, texture[tuple(nearest)])
+
+
+def covered_texels(corners: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Texels whose centres lie in triangles (f, 3, 2): the texel (t,) as v size + u, its triangle (t,), barycentric weights (t, 3)."""
+    low = np.clip(np.ceil(corners.min(1) - 0.5), 0, size).astype(np.int64)
+    span = np.clip(np.floor(corners.max(1) - 0.5).astype(np.int64) + 1 - low, 0, size - low)
+    counts = span.prod(1)
+    face = np.repeat(np.arange(len(corners)), counts)
+    place = np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts, counts)  # within each triangle's bounding box
+    u, v = low[face, 0] + place % np.maximum(span[face, 0], 1), low[face, 1] + place // np.maximum(span[face, 0], 1)
+    a, b, c = (corners[face, k] for k in range(3))
+    p = np.stack([u, v], 1) + 0.5
+    whole = _cross(b - a, c - a)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.stack([_cross(b - p, c - p), _cross(c - p, a - p), _cross(a - p, b - p)], 1) / whole[:, None]
+    inside = np.isfinite(share).all(1) & (share >= -1e-6).all(1)
+    return (v * size + u)[inside], face[inside], share[inside]
+
+
+def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]
+
+
+def _colours(volume: Volume, points: np.ndarray) -> np.ndarray:
+    device = next(volume.parameters()).device if isinstance(volume, torch.nn.Module) else None
+    return _asked(volume.albedo, torch.as_tensor(points, dtype=torch.float32, device=device)).clip(0, 1)
+
+
+def _asked(ask: Any, points: torch.Tensor) -> np.ndarray:
+    with torch.no_grad():
+        return np.concatenate([ask(part).float().cpu().numpy() for part in points.split(BATCH)])
+
+
+def _write(path: Path, *, data: bytes) -> None:
+    path.write_bytes(data)
+
+
+def _bytes(values: np.ndarray) -> np.ndarray:
+    return (values.clip(0, 1) * 255 + 0.5).astype(np.uint8)

@@ -1,0 +1,285 @@
+r"""A neural radiance field as a representation: forward gives pictures (views, 3, h, w) in [0, 1] from random cameras.
+
+    forward()  while training      draws cameras, a look and the rays' places for this call, updates the occupancy grid when it is due,
+                                   renders, attaches the regularisers to the picture, counts the call
+    forward()  otherwise           the cameras of the last call again, rays through the middle of their intervals, nothing counted
+
+"Training" is `module.training` with gradients recorded, so pictures taken under `no_grad` between two steps change nothing. Everything
+random in a call comes from generators seeded by (seed, what for, number of the call): the state is the number of calls, beside the
+parameters and the occupancy grid, and a run that is resumed goes on to the same bits (on CUDA, scatters add in any order: ask PyTorch for
+deterministic algorithms). `cameras` are those of the last call; their `names` extend the prompt.
+
+A loop that takes several passes a step (`accumulate`) or keeps a target for several steps (`refresh`) must see the same cameras whenever
+it meets the same target: say so in `Views`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from modeseek.errors import InvalidInput
+from modeseek.representations.nerf.cameras import Cameras, Ranges, draw
+from modeseek.representations.nerf.field import Field, FieldSettings
+from modeseek.representations.nerf.hashgrid import HashGridSettings
+from modeseek.representations.nerf.occupancy import Occupancy
+from modeseek.representations.nerf.regularisers import Regularisers, attach
+from modeseek.representations.nerf.rendering import Light, Look, March, Rendering, render
+
+
+@dataclass(frozen=True, kw_only=True)
+class Views:
+    """The pictures of one call.
+
+    Args:
+        count: views a call.
+        size: (height, width).
+        laws: what cameras are drawn from, in turn.
+        accumulate: calls a step, as the loop's.
+        refresh: steps for which the same cameras come again, as the loop's.
+    """
+
+    count: int = 1
+    size: tuple[int, int] = (64, 64)
+    laws: tuple[Ranges, ...] = (Ranges(),)
+    accumulate: int = 1
+    refresh: int = 1
+
+    def __post_init__(self) -> None:
+        if min(self.count, *self.size, self.accumulate, self.refresh) < 1 or len(self.laws) == 0:
+            raise InvalidInput(f"views need a positive count, size, accumulate and refresh, and a law of cameras, got {self}")
+
+    def index(self, call: int) -> int:
+        """Number of the draw of cameras that a call sees.
+
+        Example:
+            >>> [Views(accumulate=2, refresh=3).index(call) for call in range(8)]
+            [0, 1, 0, 1, 0, 1, 2, 3]
+        """
+        held = self.accumulate * self.refresh
+        return call // held * self.accumulate + call % self.accumulate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shading:
+    """Which look a call has: albedo alone until `begin`, then shaded with a probability, some of it without texture (Poole et al. 2022).
+
+    Args:
+        begin: first step that may be shaded.
+        shaded: probability of it then.
+        textureless: share of the shaded calls that show the shade alone.
+        ambient: share of the light that comes from everywhere.
+        light: direction towards a light fixed in the world, (x, y, z); None: towards a random place around the camera, eye + N(0, I).
+    """
+
+    begin: int = 2001
+    shaded: float = 0.75
+    textureless: float = 0.5
+    ambient: float = 0.1
+    light: tuple[float, float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if not all(0 <= value <= 1 for value in (self.shaded, self.textureless, self.ambient)):
+            raise InvalidInput(f"the probabilities and the ambient share of a shading are in [0, 1], got {self}")
+
+    def draw(self, cameras: Cameras, step: int, *, rng: torch.Generator | None) -> Light:
+        """The light of a call; without a generator albedo, or the light that every call has."""
+        coins = torch.rand(2, generator=rng, dtype=torch.float32) if rng is not None else torch.tensor([self.shaded < 1, True])
+        shaded = step >= self.begin and bool(coins[0] < self.shaded)
+        look: Look = "albedo" if not shaded else "textureless" if bool(coins[1] < self.textureless) else "shaded"
+        towards = cameras.eye if self.light is None else torch.tensor(self.light).to(cameras.eye).expand_as(cameras.eye)
+        if self.light is None and rng is not None:
+            towards = towards + torch.randn(towards.shape, generator=rng, dtype=torch.float32).to(towards)
+        return Light(look, normalize(towards, dim=1), self.ambient)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cells:
+    """The occupancy grid, as `Occupancy` takes it: cells a side, steps between updates, decay, threshold of the optical depth."""
+
+    cells: int = 32
+    every: int = 16
+    decay: float = 0.95
+    threshold: float = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeRFSettings:
+    """All of a NeRF but its seed; `paper()` and `cpu()` are the presets. `occupancy` None: the whole box is sampled.
+
+    Example:
+        >>> NeRFSettings.paper().views.size, NeRFSettings.cpu().views.count
+        ((512, 512), 4)
+    """
+
+    field: FieldSettings = dataclasses.field(default_factory=FieldSettings)
+    views: Views = Views()
+    march: March = dataclasses.field(default_factory=March)
+    occupancy: Cells | None = Cells()
+    shading: Shading | None = None
+    regularisers: Regularisers = dataclasses.field(default_factory=Regularisers)
+
+    @classmethod
+    def paper(cls) -> NeRFSettings:
+        """The paper's NeRF (512 x 512, one view a step) with what it leaves to threestudio as that has it for DreamFusion."""
+        return cls(
+            field=FieldSettings(radius=2.0, grid=HashGridSettings(start=8)),
+            views=Views(size=(512, 512)),
+            march=March(chunk=2**20, visible=1e-4),
+            shading=Shading(),
+            regularisers=Regularisers.threestudio(),
+        )
+
+    @classmethod
+    def cpu(cls) -> NeRFSettings:
+        """Small, for the world of `modeseek.solids`: four views of 64 x 64 a step, its cameras, one background colour.
+
+        The pictures of that world have one light, fixed in the world, so the albedo holds the shade and no normals are needed.
+        """
+        return cls(
+            field=FieldSettings(radius=1.05, grid=HashGridSettings.cpu(), hidden=32, background="constant"),
+            views=Views(count=4, laws=(Ranges.solids(),)),
+            march=March(samples=96, normals="differences"),
+        )
+
+
+class NeRF(nn.Module):
+    """A volume to distil or to fit; see the module's page for what a call does.
+
+    Args:
+        settings: everything but the seed.
+        seed: of the first weights and of all that is random in calls.
+
+    Attributes:
+        field: density, albedo and background, a `Volume`.
+        occupancy: the grid, or None.
+        cameras: of the last call.
+        calls: training calls so far.
+
+    Example:
+        >>> nerf = NeRF(NeRFSettings(field=FieldSettings(grid=HashGridSettings.cpu()), views=Views(count=2, size=(8, 8))), seed=3)
+        >>> nerf().shape, len(nerf.cameras.names), nerf.calls
+        (torch.Size([2, 3, 8, 8]), 2, 1)
+    """
+
+    def __init__(self, settings: NeRFSettings, *, seed: int = 0) -> None:
+        super().__init__()
+        self.settings, self.seed, self.calls = settings, seed, 0
+        self.field = Field(settings.field, rng=self._rng("weights", 0))
+        cells = settings.occupancy
+        self.occupancy = Occupancy(radius=settings.field.radius, **vars(cells)) if cells is not None else None
+        self.cameras = self._drawn()
+
+    @classmethod
+    def paper(cls, *, seed: int = 0, **changes: Any) -> NeRF:
+        """`NeRFSettings.paper()` with some fields changed."""
+        return cls(replace(NeRFSettings.paper(), **changes), seed=seed)
+
+    @classmethod
+    def cpu(cls, *, seed: int = 0, **changes: Any) -> NeRF:
+        """`NeRFSettings.cpu()` with some fields changed."""
+        return cls(replace(NeRFSettings.cpu(), **changes), seed=seed)
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps so far: calls over passes."""
+        return self.calls // self.settings.views.accumulate
+
+    def forward(self, cameras: Cameras | None = None, size: tuple[int, int] | None = None) -> Tensor:
+        """Pictures: of the cameras and size given, or of those that this call draws."""
+        if not (self.training and torch.is_grad_enabled()):
+            return self.render(cameras, size).image
+        if cameras is None:
+            cameras = self._drawn()
+        step = self.step
+        self._update()
+        light = self._light(cameras, step, self._rng("light", self.calls))
+        rendering = self._render(cameras, size, light, step, self._rng("rays", self.calls))
+        self.cameras = cameras
+        self.calls += 1
+        if not self.settings.regularisers.weights(step):
+            return rendering.image
+        return attach(rendering.image, len(cameras) * self.settings.regularisers.penalty(rendering, step))
+
+    def render(self, cameras: Cameras | None = None, size: tuple[int, int] | None = None, *, normals: bool = False) -> Rendering:
+        """Pictures and all that is known of them, without anything random or counted; `cameras` None: those of the last call."""
+        cameras = cameras if cameras is not None else self.cameras
+        return self._render(cameras, size, self._light(cameras, self.step, None), self.step, None, normals=normals)
+
+    def groups(self, rate: float, *, background: float | None = None) -> list[dict[str, Any]]:
+        """Parameter groups for an optimiser: the volume at `rate`, the background at a share of it.
+
+        The share is 0.1 for a network (threestudio: 0.01 and 0.001) and 1 for a constant colour unless it is given.
+
+        Example:
+            >>> nerf = NeRF.cpu()
+            >>> factory = lambda parameters, lr: torch.optim.Adam(nerf.groups(lr), betas=(0.9, 0.99), eps=1e-15)
+            >>> [group["lr"] for group in factory(None, 0.5).param_groups]
+            [0.5, 0.5]
+        """
+        share = background if background is not None else 0.1 if self.settings.field.background == "mlp" else 1.0
+        behind = ("field.background_head.", "field.colour")
+        named: Iterable[tuple[str, nn.Parameter]] = list(self.named_parameters())
+        parts = [[p for name, p in named if name.startswith(behind) == is_behind] for is_behind in (False, True)]
+        return [{"params": parts[0], "lr": rate}, {"params": parts[1], "lr": rate * share}]
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"calls": self.calls}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        self.calls = int(state["calls"])
+        self.cameras = self._drawn(max(0, self.calls - 1))
+
+    def _rng(self, what: str, number: int) -> torch.Generator:
+        """A generator of its own for each use: PyTorch's on the CPU takes 32 bits of a seed."""
+        digest = hashlib.blake2b(f"{self.seed} {what} {number}".encode(), digest_size=4).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
+
+    def _drawn(self, call: int | None = None) -> Cameras:
+        views = self.settings.views
+        number = views.index(self.calls if call is None else call)
+        return draw(views.laws, views.count, rng=self._rng("cameras", number))
+
+    def _light(self, cameras: Cameras, step: int, rng: torch.Generator | None) -> Light | None:
+        return None if self.settings.shading is None else self.settings.shading.draw(cameras, step, rng=rng)
+
+    def _update(self) -> None:
+        """The occupancy grid, at the first call of a step it is due at."""
+        first = self.calls % self.settings.views.accumulate == 0
+        if self.occupancy is not None and first and self.step % self.occupancy.every == 0:
+            self.field.use(self.step)
+            length = self.settings.march.step(self.field.radius)
+            self.occupancy.update(self.field, step_length=length, rng=self._rng("cells", self.step))
+
+    def _render(
+        self,
+        cameras: Cameras,
+        size: tuple[int, int] | None,
+        light: Light | None,
+        step: int,
+        rng: torch.Generator | None,
+        *,
+        normals: bool = False,
+    ) -> Rendering:
+        self.field.use(step)
+        like = next(self.parameters())
+        if light is not None:
+            light = Light(light.look, light.direction.to(like), light.ambient)
+        normals = normals or (rng is not None and self.settings.regularisers.needs_normals(step))
+        return render(
+            self.field,
+            cameras.to(like),
+            size or self.settings.views.size,
+            march=self.settings.march,
+            occupancy=self.occupancy,
+            light=light,
+            normals=normals,
+            rng=rng,
+        )

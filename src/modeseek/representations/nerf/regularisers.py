@@ -1,0 +1,138 @@
+r"""What keeps a distilled volume from fog, floaters and inside-out surfaces, and when.
+
+    orientation   mean over covered rays of sum_i w_i max(0, normal_i . direction)^2   Verbin et al. 2022 (Ref-NeRF) eq. 11; w_i held fixed
+    sparsity      mean sqrt(o^2 + 0.01)                                                as threestudio codes it (after Hedman et al. 2021)
+    opaque        mean -o log o - (1 - o) log(1 - o), o cut to [0.001, 0.999]          entropy: opacities near 0 or 1
+    variance      mean over rays with o > 0.5 of the variance of the distance          Zhu et al. 2024 (HiFA), z-variance
+
+A weight is a number, or a line (start_step, start, end, end_step), constant before and after, or a longer chain of lines (start_step,
+start, v1, step1, v2, step2, ...). Weights are relative to a loss that is a mean over views; gradients of `modeseek` are a loss summed over
+them, so the penalty counts once a view. `attach` adds it to whatever loss the pictures will go into: a loop that only knows pictures needs
+not know of it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modeseek.errors import InvalidInput
+from modeseek.representations.nerf.rendering import Rendering
+
+Weight = float | tuple[float, ...]
+
+
+def weight_at(weight: Weight, step: int) -> float:
+    """A weight's value at a step.
+
+    Raises:
+        InvalidInput: a chain of the wrong length, or whose steps do not increase.
+
+    Example:
+        >>> [weight_at((1000, 0.0, 10.0, 5000), step) for step in (0, 3000, 9000)], weight_at(0.5, 7)
+        ([0.0, 5.0, 10.0], 0.5)
+    """
+    if not isinstance(weight, tuple):
+        return float(weight)
+    if len(weight) < 4 or len(weight) % 2:
+        raise InvalidInput(f"a weight's line is (start_step, start, end, end_step[, next, next_step, ...]), got {weight}")
+    steps, values = (weight[0], *weight[3::2]), (weight[1], *weight[2::2])
+    if any(later <= earlier for earlier, later in itertools.pairwise(steps)):
+        raise InvalidInput(f"the steps of a weight's line must increase, got {steps}")
+    for (begin, first), (end, last) in itertools.pairwise(zip(steps, values, strict=True)):
+        if step < end:
+            return first + (last - first) * max(0.0, (step - begin) / (end - begin))
+    return float(values[-1])
+
+
+def orientation(rendering: Rendering) -> Tensor:
+    """Weight of samples that face away from the camera."""
+    if rendering.sample_normals is None:
+        raise InvalidInput("orientation needs normals: render with normals=True")
+    away = (rendering.sample_normals * rendering.directions[rendering.samples.ray]).sum(1).clamp_min(0)
+    return (rendering.weights.detach() * away**2).sum() / (rendering.opacity.detach() > 0).sum().clamp_min(1)
+
+
+def sparsity(rendering: Rendering) -> Tensor:
+    """Mean opacity, smooth at 0."""
+    return (rendering.opacity**2 + 0.01).sqrt().mean()
+
+
+def opaque(rendering: Rendering) -> Tensor:
+    """Mean entropy of the opacity."""
+    o = rendering.opacity.clamp(1e-3, 1 - 1e-3)
+    return -(o * o.log() + (1 - o) * (1 - o).log()).mean()
+
+
+def variance(rendering: Rendering) -> Tensor:
+    """Mean variance of the distance on the rays that meet something."""
+    solid = rendering.opacity.detach() > 0.5
+    return (rendering.variance * solid).sum() / solid.sum().clamp_min(1)
+
+
+TERMS = {"orientation": orientation, "sparsity": sparsity, "opaque": opaque, "variance": variance}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regularisers:
+    """Weights of the terms; `Regularisers.threestudio()` are those of its DreamFusion.
+
+    Example:
+        >>> Regularisers.threestudio().needs_normals(500), Regularisers.threestudio().needs_normals(1500)
+        (False, True)
+    """
+
+    orientation: Weight = 0.0
+    sparsity: Weight = 0.0
+    opaque: Weight = 0.0
+    variance: Weight = 0.0
+
+    def __post_init__(self) -> None:
+        for term in fields(self):
+            weight_at(getattr(self, term.name), 0)
+
+    @classmethod
+    def threestudio(cls) -> Regularisers:
+        """Orientation from 0 to 10 between steps 1000 and 5000, sparsity 1."""
+        return cls(orientation=(1000, 0.0, 10.0, 5000), sparsity=1.0)
+
+    def weights(self, step: int) -> dict[str, float]:
+        """The weights that are not 0 at a step."""
+        found = {term.name: weight_at(getattr(self, term.name), step) for term in fields(self)}
+        return {name: value for name, value in found.items() if value}
+
+    def needs_normals(self, step: int) -> bool:
+        """Whether a rendering at that step must hold normals."""
+        return "orientation" in self.weights(step)
+
+    def penalty(self, rendering: Rendering, step: int) -> Tensor:
+        """The weighted sum at a step, a scalar."""
+        terms = [value * TERMS[name](rendering) for name, value in self.weights(step).items()]
+        return torch.stack(terms).sum() if terms else rendering.image.new_zeros(())
+
+
+class _Attach(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, penalty: Tensor) -> Tensor:
+        ctx.penalty = penalty.new_ones(())
+        return image.view_as(image)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return gradient, ctx.penalty
+
+
+def attach(image: Tensor, penalty: Tensor) -> Tensor:
+    """The image, whose backward pass also descends `penalty`, once a pass and whatever gradient the image is given.
+
+    Example:
+        >>> x = torch.tensor([2.0], requires_grad=True)
+        >>> attach(3 * x, (x**2).sum()).backward(torch.tensor([10.0]))
+        >>> x.grad  # 3 * 10 + 2 * 2
+        tensor([34.])
+    """
+    return _Attach.apply(image, penalty)
