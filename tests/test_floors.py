@@ -26,6 +26,7 @@ FLOORS = {
     "distill": 5,
     "recipes": 5,
     "generate": 6,
+    "sculpt": 7,
     "experiments": 7,
     "cli": 8,
 }

@@ -123,6 +123,58 @@ class Sample:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Object:
+    """Distil a 3-D object from a prompt into OUT: turntable, depth, normals, mesh, run.json. Resumes after a kill."""
+
+    prompt: tyro.conf.Positional[str]
+    """What to make; the views' words are added to it."""
+    method: str = "msd"
+    """msd (ours), msd-persistent, msd-published, sds, vsd or sdi."""
+    prior: str = "solids"
+    """solids, a folder in diffusers' layout, or a hub id."""
+    preset: Literal["cpu", "paper"] = "cpu"
+    """A small volume for the embedded prior, or the paper's."""
+    steps: int | None = None
+    """Optimiser steps; 1000 by default."""
+    views: int | None = None
+    """Pictures a step."""
+    guidance: float | None = None
+    """Scale s of D_u + s (D_c - D_u); 3 for solids, 7.5 for other models."""
+    negative: str = ""
+    """Prompt to guide away from."""
+    draw_steps: int | None = None
+    """Sampler steps of a draw."""
+    refresh: int | None = None
+    """Steps that one estimate, and its cameras, serve."""
+    rate: float | None = None
+    """Learning rate."""
+    seed: int = 0
+    """Of all randomness."""
+    out: Path | None = None
+    """Folder for the run; runs/3d/PROMPT-METHOD by default."""
+    device: str = "cpu"
+    """cpu, cuda, cuda:1, mps."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the prior's networks."""
+    download: bool = False
+    """Fetch the model from the hub if it is not on disk."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Make the meshes of a finished or running 3-D run again: mesh.glb, mesh.obj and mesh.ply in its folder."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run."""
+    resolution: int = 128
+    """Cells a side of marching cubes."""
+    threshold: float | None = None
+    """Density on the surface; suggested from the field by default."""
+    texture: int = 1024
+    """Side of the texture in texels; 0: colours at the vertices."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Train:
     """Rebuild an embedded network: fractal-a, fractal-a-weak, fractal-ab-weak, spiral, pinwheel or solids. Resumes after a kill."""
 
@@ -139,6 +191,8 @@ def main(arguments: list[str] | None = None) -> int:
     command = tyro.cli(
         Annotated[Image, tyro.conf.subcommand("image")]  # type: ignore[arg-type]
         | Annotated[Sample, tyro.conf.subcommand("sample")]
+        | Annotated[Object, tyro.conf.subcommand("3d")]
+        | Annotated[Export, tyro.conf.subcommand("export")]
         | Annotated[Run, tyro.conf.subcommand("run")]
         | Annotated[Train, tyro.conf.subcommand("train")],
         prog="modeseek",
@@ -146,7 +200,7 @@ def main(arguments: list[str] | None = None) -> int:
         args=arguments,
     )
     try:
-        commands: dict[type, Callable[[Any], None]] = {Run: run, Image: image, Sample: sample, Train: train}
+        commands: dict[type, Callable[[Any], None]] = {Run: run, Image: image, Sample: sample, Object: sculpt, Export: export, Train: train}
         commands[type(command)](command)
     except ModeseekError as error:
         print(f"modeseek: {error}", file=sys.stderr)
@@ -184,7 +238,7 @@ def run(command: Run) -> None:
         print(f"{name}: {folder / 'results.md'}", *(str(p) for p in sorted(folder.glob("*.png"))), sep="\n  ")
 
 
-def _prior(command: Run | Image | Sample) -> PriorChoice:
+def _prior(command: Run | Image | Sample | Object) -> PriorChoice:
     from modeseek.generate import PriorChoice
 
     size = getattr(command, "image_size", None)
@@ -224,6 +278,36 @@ def sample(command: Sample) -> None:
     choice: dict[str, Any] = {"prompt": command.prompt, "negative": command.negative, "prior": _prior(command), "seeds": seeds}
     draw(SampleRun(**choice, steps=command.steps, guidance=command.guidance), out)
     print(out / "sheet.png")
+
+
+def sculpt(command: Object) -> None:
+    """`modeseek 3d`."""
+    from modeseek.generate import varied
+    from modeseek.sculpt import OBJECT_RECIPES, ObjectRun
+    from modeseek.sculpt import sculpt as distilled
+
+    names = ("steps", "guidance", "draw_steps", "refresh", "rate")
+    recipe = varied(command.method, recipes=OBJECT_RECIPES, **{name: getattr(command, name) for name in names})
+    chosen: dict[str, Any] = {"prompt": command.prompt, "negative": command.negative, "prior": _prior(command), "recipe": recipe}
+    chosen |= {"preset": command.preset, "views": command.views, "seed": command.seed}
+    out = _folder(command.out, "3d", command.prompt, command.method)
+    with _progress() as progress:
+        task = progress.add_task(f"{command.method}: loading {command.prior}", total=recipe.steps)
+        for step in distilled(ObjectRun(**chosen), out):
+            progress.update(task, completed=step.index + 1, description=f"{command.method}: {step.calls:g} denoiser calls a view")
+    print(*sorted(str(path) for path in out.iterdir() if path.suffix in (".gif", ".glb", ".json", ".png")), sep="\n")
+
+
+def export(command: Export) -> None:
+    """`modeseek export`."""
+    from modeseek.sculpt import export_mesh, reopened
+
+    _, nerf = reopened(command.run)
+    texture = command.texture or None
+    found = export_mesh(nerf, command.run, resolution=command.resolution, threshold=command.threshold, texture=texture)
+    if found["mesh"] is None:
+        raise InvalidInput(f"{command.run} has no mesh: {found['why']}")
+    print(*sorted(str(path) for path in command.run.glob("mesh.*")), sep="\n")
 
 
 def train(command: Train) -> None:

@@ -307,12 +307,12 @@ def sample(run: SampleRun, out: Path) -> Tensor:
     return pictures
 
 
-def varied(name: str, **changes: Any) -> Recipe:
+def varied(name: str, *, recipes: dict[str, Recipe] = RECIPES, **changes: Any) -> Recipe:
     """The recipe called `name` with the changes that are not None.
 
     Raises:
         InvalidInput: no recipe of that name.
     """
-    if name not in RECIPES:
-        raise InvalidInput(f"method {name!r} is unknown: choose {', '.join(RECIPES)}")
-    return replace(RECIPES[name], **{key: value for key, value in changes.items() if value is not None})
+    if name not in recipes:
+        raise InvalidInput(f"method {name!r} is unknown: choose {', '.join(recipes)}")
+    return replace(recipes[name], **{key: value for key, value in changes.items() if value is not None})

@@ -1,0 +1,245 @@
+"""From a prompt to an object: a NeRF distilled from views of a prior, and everything a run leaves on disk.
+
+    run.json             what was run, and how it ended
+    preview.png          the object from four sides, refreshed as it goes
+    turntable.gif, turntable.png   pictures all around it, as a film and as a sheet; depth.png and normals.png beside them
+    mesh.glb, .obj, .ply           its surface; `modeseek export RUN` makes them again, at another resolution
+    curves.jsonl         a line a step
+    checkpoint.safetensors         from which a killed run goes on to the same object
+
+A prompt is extended by the word for each view ("..., side view"): cameras move, so which prompts a denoiser is asked for changes from step
+to step (`ViewedPrior`). A target that serves several steps needs the same cameras for as long, so the NeRF keeps them (`Views.refresh`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+import modeseek
+from modeseek.denoiser import Denoiser
+from modeseek.distill import Step, distill
+from modeseek.errors import InvalidInput, OutputError, WeightsError
+from modeseek.files import read_json, read_state, write_json, write_text
+from modeseek.generate import PriorChoice, claim, plain_config
+from modeseek.guidance import EVERYWHERE, Interval
+from modeseek.plots.pictures import save_animation, save_picture, save_sheet, tiled
+from modeseek.priors.images import ImagePrior
+from modeseek.recipes import Recipe, build
+from modeseek.representations.nerf import Cameras, NeRF, NeRFSettings, Ranges, extract_mesh
+
+OBJECT_RECIPES: dict[str, Recipe] = {
+    "msd": Recipe(
+        method="msd-proximal", space="image", noise="fresh", steps=1000, rate=0.02, draw_steps=10, refresh=10, bandwidth=(3.0, 0.3)
+    ),
+    "msd-persistent": Recipe(
+        method="msd-persistent", space="image", noise="fresh", steps=1000, rate=0.02, draw_steps=10, bandwidth=(3.0, 0.3)
+    ),
+    "msd-published": Recipe(method="msd-split", steps=1000, rate=1e-2, bandwidth=(1e3, 1e-2)),
+    "sds": Recipe(method="sds", steps=1000, rate=1e-2),
+    "vsd": Recipe(method="vsd", steps=1000, rate=1e-2),
+    "sdi": Recipe(method="sdi", steps=1000, rate=1e-2, timesteps=(980, 250)),
+}
+"""By name; `modeseek 3d --method NAME`. The paper takes 10 000 steps at 1e-2 with Stable Diffusion."""
+PREVIEWS = 20
+TURNTABLE = 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewedPrior:
+    """A prior whose prompts follow the cameras: "PROMPT, NAME view" for the name of each view of the moment; an `ImagePrior`.
+
+    Args:
+        prior: the model.
+        names: the views of the moment, asked at each call.
+    """
+
+    prior: ImagePrior
+    names: Callable[[], Sequence[str]]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.prior, name)
+
+    def denoiser(self, prompts: Sequence[str], *, guidance: float = 7.5, negative: str = "", interval: Interval = EVERYWHERE) -> Denoiser:
+        """D that is asked for the views of the moment; prompts are encoded once for each combination of views met."""
+        known: dict[tuple[str, ...], Denoiser] = {}
+
+        def viewed(x: Tensor, sigma: Tensor) -> Tensor:
+            names = tuple(self.names())
+            if names not in known:
+                extended = [f"{prompt}, {name} view" for prompt, name in zip(prompts, names, strict=True)]
+                known[names] = self.prior.denoiser(extended, guidance=guidance, negative=negative, interval=interval)
+            return known[names](x, sigma)
+
+        return viewed
+
+    def auxiliary(self, prompts: Sequence[str], *, rank: int = 4, seed: int = 0) -> nn.Module:
+        """VSD's network sees the prompt without its view, as published."""
+        return self.prior.auxiliary(prompts, rank=rank, seed=seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectRun:
+    """One distillation of an object.
+
+    Args:
+        prompt: what to make, without a view.
+        negative: what to guide away from.
+        prior: which model.
+        recipe: the gradient and its settings.
+        preset: "cpu" (small, for the embedded prior) or "paper".
+        views: pictures a step; None: the preset's.
+        size: side of a rendered picture; None: the prior's, or the preset's where that is larger.
+        seed: of everything random.
+    """
+
+    prompt: str
+    negative: str = ""
+    prior: PriorChoice = field(default_factory=PriorChoice)
+    recipe: Recipe = OBJECT_RECIPES["msd"]
+    preset: Literal["cpu", "paper"] = "cpu"
+    views: int | None = None
+    size: int | None = None
+    seed: int = 0
+
+    @property
+    def guidance(self) -> float:
+        """The scale in force."""
+        return self.prior.guidance if self.recipe.guidance is None else self.recipe.guidance
+
+
+def volume_of(run: ObjectRun, prior: ImagePrior) -> NeRF:
+    """The untrained NeRF of a run, its cameras kept as long as the recipe's targets."""
+    if run.preset not in ("cpu", "paper"):
+        raise InvalidInput(f"preset {run.preset!r} is unknown: choose cpu or paper")
+    settings = NeRFSettings.cpu() if run.preset == "cpu" else NeRFSettings.paper()
+    size = (run.size, run.size) if run.size is not None else prior.image_size if run.preset == "cpu" else settings.views.size
+    laws = Ranges.solids_views() if run.prior.name == "solids" else settings.views.laws
+    views = replace(settings.views, count=run.views or settings.views.count, size=size, laws=laws, refresh=run.recipe.refresh)
+    return NeRF(replace(settings, views=views), seed=run.seed).to(prior.device)
+
+
+def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Pictures at the size a prior takes, bilinear where theirs differs."""
+    return image if image.shape[-2:] == size else interpolate(image, size=size, mode="bilinear", antialias=True)
+
+
+def steps_of(run: ObjectRun, prior: ImagePrior, nerf: NeRF, *, checkpoint: Path | None = None) -> Iterator[Step]:
+    """The loop of a run on its NeRF."""
+    viewed = ViewedPrior(prior=prior, names=lambda: nerf.cameras.names)
+    prompts = [run.prompt] * nerf.settings.views.count
+    gradient = build(run.recipe, viewed, prompts, guidance=run.guidance, negative=run.negative, seed=run.seed)
+    return distill(
+        nerf,
+        gradient,
+        steps=run.recipe.steps,
+        optimiser=partial(_optimiser, nerf),
+        rate=run.recipe.rate,
+        schedule=run.recipe.schedule,
+        encode=lambda image: prior.encode(resized(image, prior.image_size)),
+        decode=(lambda x: resized(prior.decode(x), nerf.settings.views.size)) if run.recipe.space == "image" else None,
+        space=run.recipe.space,
+        refresh=run.recipe.refresh,
+        seed=run.seed,
+        checkpoint=checkpoint,
+    )
+
+
+def _optimiser(nerf: NeRF, parameters: Any, lr: float) -> torch.optim.Optimizer:
+    del parameters  # the NeRF's own groups: the background has a rate of its own
+    return torch.optim.AdamW(nerf.groups(lr), betas=(0.9, 0.99), eps=1e-15)
+
+
+def sculpt(run: ObjectRun, out: Path) -> Iterator[Step]:
+    """Distil the run's object into `out`, yielding each step; a finished run yields nothing and is left as it is.
+
+    Raises:
+        OutputError: the folder holds another run, or cannot be written.
+        InvalidInput, WeightsError: the prior cannot be opened, or the prompt means nothing to it.
+    """
+    config = plain_config(run)
+    if claim(out, config) == "finished":
+        return
+    prior = run.prior.open()
+    nerf = volume_of(run, prior)
+    stride = max(1, run.recipe.steps // PREVIEWS)
+    lines: list[dict[str, float]] = []
+    for step in steps_of(run, prior, nerf, checkpoint=out / "checkpoint.safetensors"):
+        lines.append({"step": step.index, "calls": step.calls, "residual": float(step.estimate.info["residual"].mean())})  # type: ignore[union-attr]
+        if (step.index + 1) % stride == 0 or step.index == 0:
+            write_text(out / "curves.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+            save_picture(out / "preview.png", tiled(around(nerf, 4), 4))
+        yield step
+    calls = lines[-1]["calls"] if lines else 0.0
+    show(nerf, out)
+    facts = {"guidance": run.guidance, "calls": calls} | export_mesh(nerf, out)
+    write_json(out / "run.json", {"version": modeseek.__version__, "config": config, "finished": True, **facts})
+
+
+@torch.no_grad()
+def around(nerf: NeRF, count: int, *, elevation: float = 20.0, size: int | None = None) -> Tensor:
+    """Pictures from all around, the front first: (count, 3, h, w)."""
+    side = (size, size) if size is not None else None
+    cameras = [Cameras.orbit([360.0 * k / count], elevation) for k in range(count)]
+    return torch.cat([nerf.render(camera, side).image for camera in cameras])
+
+
+@torch.no_grad()
+def show(nerf: NeRF, out: Path, *, size: int = 128) -> None:
+    """The turntable, and depth and normals from four sides."""
+    pictures = around(nerf, TURNTABLE, size=size)
+    save_animation(out / "turntable.gif", list(pictures))
+    save_sheet(out / "turntable.png", list(pictures.split(8)))
+    rendered = [nerf.render(Cameras.orbit([90.0 * k], 20.0), (size, size), normals=True) for k in range(4)]
+    opacity = torch.cat([r.opacity for r in rendered]).reshape(4, 1, size, size)
+    depth = torch.cat([r.depth for r in rendered]).reshape(4, 1, size, size)
+    near, far = 2.1, 4.3
+    save_picture(out / "depth.png", tiled((opacity * (far - depth) / (far - near)).clamp(0, 1).expand(-1, 3, -1, -1), 4))
+    if rendered[0].normals is not None:
+        normals = torch.cat([torch.as_tensor(r.normals) for r in rendered]).reshape(4, 3, size, size)
+        save_picture(out / "normals.png", tiled((normals / 2 + 0.5).clamp(0, 1), 4))
+
+
+def export_mesh(
+    nerf: NeRF, out: Path, *, resolution: int = 96, threshold: float | None = None, texture: int | None = 512
+) -> dict[str, Any]:
+    """mesh.glb and .obj with a texture, .ply with vertex colours; what they are, or why there is none."""
+    try:
+        mesh = extract_mesh(nerf.field, resolution=resolution, threshold=threshold)
+    except InvalidInput as error:
+        return {"mesh": None, "why": str(error)}
+    mesh.save(out / "mesh.ply")
+    watertight = bool(mesh.trimesh().is_watertight)
+    textured = extract_mesh(nerf.field, resolution=resolution, threshold=mesh.threshold, texture=texture) if texture else mesh
+    textured.save(out / "mesh.glb")
+    textured.save(out / "mesh.obj")
+    return {"mesh": {"threshold": mesh.threshold, "faces": len(mesh.faces), "watertight": watertight, "resolution": resolution}}
+
+
+def reopened(folder: Path) -> tuple[ObjectRun, NeRF]:
+    """The run a folder holds, and its NeRF as it was last saved.
+
+    Raises:
+        OutputError: there is no run in the folder, or none with a checkpoint.
+    """
+    path = folder / "run.json"
+    if not path.exists():
+        raise OutputError(f"{folder} holds no run: there is no run.json")
+    config = read_json(path)["config"]
+    recipe = Recipe(**{key: tuple(value) if isinstance(value, list) else value for key, value in config["recipe"].items()})
+    run = ObjectRun(**{**config, "prior": PriorChoice(**config["prior"]), "recipe": recipe})
+    prior = run.prior.open()
+    nerf = volume_of(run, prior)
+    try:
+        nerf.load_state_dict(read_state(folder / "checkpoint.safetensors", kind="distillation")["representation"])
+    except (RuntimeError, KeyError) as error:
+        raise WeightsError(f"{folder / 'checkpoint.safetensors'} does not fit this version's NeRF: {str(error).splitlines()[0]}") from error
+    return run, nerf

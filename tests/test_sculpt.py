@@ -1,0 +1,106 @@
+"""`modeseek 3d` end to end on a tiny pipeline: files, resume to the same object, prompts that follow the cameras, errors."""
+
+import json
+
+import pytest
+import torch
+
+from modeseek.cli import main
+from modeseek.errors import InvalidInput, OutputError
+from modeseek.files import read_state
+from modeseek.generate import PriorChoice, varied
+from modeseek.sculpt import OBJECT_RECIPES, ObjectRun, ViewedPrior, reopened, resized, sculpt, steps_of, volume_of
+
+pytestmark = pytest.mark.filterwarnings("ignore::modeseek.errors.PromptCut")
+SMALL = {"steps": 30, "refresh": 3, "draw_steps": 2}
+
+
+def tiny_run(folder, **changes):
+    recipe = varied("msd", recipes=OBJECT_RECIPES, **{**SMALL, **changes})
+    return ObjectRun(prompt="a red cat", prior=PriorChoice(name=str(folder)), recipe=recipe, views=2)
+
+
+def test_run_leaves_an_object_and_resumes_to_the_same(pipeline_folder, tmp_path):
+    run = tiny_run(pipeline_folder("sd1"))
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    steps = list(sculpt(run, whole))
+    assert steps[-1].calls == pytest.approx(run.recipe.calls)
+    for step in sculpt(run, broken):
+        if step.index == 27:  # saved at 25
+            break
+    assert not json.loads((broken / "run.json").read_text())["finished"]
+    list(sculpt(run, broken))
+    one, two = (read_state(folder / "checkpoint.safetensors", kind="distillation") for folder in (whole, broken))
+    assert all(torch.equal(one["representation"][name], value) for name, value in two["representation"].items() if torch.is_tensor(value))
+    facts = json.loads((whole / "run.json").read_text())
+    assert facts["finished"]
+    names = {path.name for path in whole.iterdir()}
+    assert {"turntable.gif", "turntable.png", "depth.png", "normals.png", "preview.png", "curves.jsonl"} <= names
+    if facts["mesh"] is not None:
+        assert {"mesh.glb", "mesh.obj", "mesh.ply"} <= names
+    _, nerf = reopened(whole)
+    assert nerf.step == 30
+    assert list(sculpt(run, whole)) == []
+
+
+@pytest.mark.parametrize("method", list(OBJECT_RECIPES))
+def test_every_method(pipeline_folder, method):
+    recipe = varied(method, recipes=OBJECT_RECIPES, steps=2, draw_steps=2)
+    run = ObjectRun(prompt="a cat", prior=PriorChoice(name=str(pipeline_folder("sd1"))), recipe=recipe, views=1)
+    prior = run.prior.open()
+    steps = list(steps_of(run, prior, volume_of(run, prior)))
+    assert len(steps) == 2
+    assert bool(steps[-1].estimate.gradient.isfinite().all())
+
+
+def test_prompts_follow_the_cameras():
+    asked = []
+
+    class Fake:
+        event = (1, 2, 2)
+
+        def denoiser(self, prompts, **settings):
+            asked.append(tuple(prompts))
+            return lambda x, sigma: x
+
+    names = ["front", "back"]
+    viewed = ViewedPrior(prior=Fake(), names=lambda: names)
+    denoise = viewed.denoiser(["a cat", "a cat"])
+    for chosen in (["front", "back"], ["side", "side"], ["front", "back"]):
+        names[:] = chosen
+        denoise(torch.zeros(2, 1, 2, 2), torch.tensor(1.0))
+    assert asked == [("a cat, front view", "a cat, back view"), ("a cat, side view", "a cat, side view")]
+    assert viewed.event == (1, 2, 2)
+
+
+def test_cameras_stay_as_long_as_a_target(pipeline_folder):
+    run = tiny_run(pipeline_folder("sd1"), refresh=5)
+    nerf = volume_of(run, run.prior.open())
+    seen = []
+    for _ in range(10):
+        nerf()
+        seen.append(nerf.cameras.azimuth.tolist())
+    assert seen[:5] == [seen[0]] * 5
+    assert seen[5:] == [seen[5]] * 5
+    assert seen[0] != seen[5]
+
+
+def test_resizing_keeps_pictures_of_the_right_size():
+    image = torch.rand(1, 3, 8, 8)
+    assert resized(image, (8, 8)) is image
+    plain = torch.full((1, 3, 8, 8), 0.3)
+    assert torch.allclose(resized(plain, (4, 6)), torch.full((1, 3, 4, 6), 0.3))
+
+
+def test_errors(pipeline_folder, tmp_path, capsys):
+    assert main(["export", str(tmp_path)]) == 1
+    assert "holds no run" in capsys.readouterr().err
+    assert main(["3d", "a cat", "--method", "magic", "--out", str(tmp_path / "a")]) == 1
+    assert "choose msd, msd-persistent" in capsys.readouterr().err
+    run = tiny_run(pipeline_folder("sd1"))
+    with pytest.raises(InvalidInput, match="choose cpu or paper"):
+        volume_of(ObjectRun(**{**vars(run), "preset": "big"}), run.prior.open())
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "run.json").write_text('{"config": {"prompt": "another"}}')
+    with pytest.raises(OutputError, match="holds another run"):
+        list(sculpt(run, tmp_path / "b"))
