@@ -234,7 +234,8 @@ def reopened(folder: Path) -> tuple[ObjectRun, NeRF]:
     if not path.exists():
         raise OutputError(f"{folder} holds no run: there is no run.json")
     config = read_json(path)["config"]
-    recipe = Recipe(**{key: tuple(value) if isinstance(value, list) else value for key, value in config["recipe"].items()})
+    settings: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in config["recipe"].items()}
+    recipe = Recipe(**settings)
     run = ObjectRun(**{**config, "prior": PriorChoice(**config["prior"]), "recipe": recipe})
     prior = run.prior.open()
     nerf = volume_of(run, prior)

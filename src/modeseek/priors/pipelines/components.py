@@ -40,7 +40,7 @@ def load_network(folder: Path, library: str, kind: str, *, dtype: torch.dtype, v
     import transformers
     from safetensors import SafetensorError
 
-    network_class = getattr({"diffusers": diffusers, "transformers": transformers}.get(library), kind, None)
+    network_class: Any = getattr({"diffusers": diffusers, "transformers": transformers}.get(library), kind, None)
     if not (isinstance(network_class, type) and issubclass(network_class, diffusers.ModelMixin | transformers.PreTrainedModel)):
         raise InvalidInput(f"{folder} is a {library} {kind}, which is no network of diffusers or transformers; code of others is not run")
     check_files(folder, variant)
