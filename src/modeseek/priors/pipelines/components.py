@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -48,7 +48,7 @@ def load_network(folder: Path, library: str, kind: str, *, dtype: torch.dtype, v
     if variant is not None and list(folder.glob(f"*.{variant}*.safetensors")):
         settings["variant"] = variant
     try:
-        loaded: Any = network_class.from_pretrained(folder, **settings)
+        loaded: Any = cast(Any, network_class).from_pretrained(folder, **settings)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         words = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise WeightsError(f"the weights in {folder} do not load ({words}); were they cut short? Fetch them again") from error
