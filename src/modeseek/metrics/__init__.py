@@ -9,3 +9,7 @@ from modeseek.metrics.likelihood import negative_log_likelihood as negative_log_
 from modeseek.metrics.likelihood import outlier_rate as outlier_rate
 from modeseek.metrics.mmd import mmd as mmd
 from modeseek.metrics.neighbours import precision_recall as precision_recall
+from modeseek.metrics.shapes import chamfer_and_f as chamfer_and_f
+from modeseek.metrics.shapes import psnr as psnr
+from modeseek.metrics.shapes import silhouette_iou as silhouette_iou
+from modeseek.metrics.shapes import ssim as ssim
