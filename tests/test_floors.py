@@ -27,8 +27,8 @@ FLOORS = {
     "recipes": 5,
     "generate": 6,
     "sculpt": 7,
-    "experiments": 7,
-    "cli": 8,
+    "experiments": 8,
+    "cli": 9,
 }
 
 

@@ -7,6 +7,7 @@ from modeseek.experiments import (
     fig3,
     fig4,
     fig5,
+    fig6,
     fig8,
     fig9,
     frontier,
@@ -16,6 +17,7 @@ from modeseek.experiments import (
     table1,
     table2,
     table3,
+    table3d,
     table4,
 )
 from modeseek.experiments.base import Experiment as Experiment
@@ -23,6 +25,10 @@ from modeseek.experiments.base import Settings as Settings
 
 EXPERIMENTS: dict[str, Experiment] = {
     module.EXPERIMENT.name: module.EXPERIMENT
-    for module in (table1, table2, table3, table4, fig1, fig2, fig3, fig4, fig5, fig8, fig9, oracle, frontier, search, search4, demo)
+    for module in (
+        *(table1, table2, table3, table4, table3d),
+        *(fig1, fig2, fig3, fig4, fig5, fig6, fig8, fig9),
+        *(oracle, frontier, search, search4, demo),
+    )
 }
 """Name -> experiment; the command line offers these."""
