@@ -22,11 +22,12 @@ FIT_STEPS = 1000
 COLUMNS = ["IoU", "PSNR", "SSIM", "Chamfer", "F-score", "mesh", "front", "back"]
 NOTES = (
     "NeRFs of six prompts held out of the prior's training, against the exact solids: IoU of silhouettes, PSNR and SSIM of pictures from "
-    "24 cameras; Chamfer distance (the solids' box is 2.1 wide) and F-score (threshold 0.02 diameters) of meshes; `mesh` is the share of "
-    "objects that have a surface: of the others the F-score is 0 and the Chamfer distance left out. `front` and `back`: of the prompts "
-    "whose solid has a front, shares of pictures from around either side on which the judge sees that side; an object with two fronts has "
-    "a low `back`. Means over objects, +- bootstrap standard errors; `calls` are denoiser calls a view, and each step shows several. The "
-    "ceiling is the same NeRF fitted to true pictures; the last row is the solid itself, as the judge sees it."
+    "24 cameras; Chamfer distance (the solids' box is 2.1 wide) and F-score (threshold 0.02 diameters) of what is seen of the mesh from "
+    "around and above; `mesh` is the share of objects that have a surface: of the others the F-score is 0 and the Chamfer distance left "
+    "out. `front` and `back`: of the prompts whose solid has a front, shares of pictures from around either side on which the judge sees "
+    "that side; an object with two fronts has a low `back`. Means over objects, +- bootstrap standard errors; `calls` are denoiser calls "
+    "a view, and each step shows several. The ceiling is the same NeRF fitted to true pictures; the last row is the solid itself, as the "
+    "judge sees it."
 )
 OTHERS = "NeRFs of six prompts. There is no true object behind them: CLIP-SIM of turntables is taken where CLIP is on disk."
 

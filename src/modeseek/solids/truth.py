@@ -158,6 +158,7 @@ def score_object(
     Raises:
         InvalidInput: the prompt names no scene.
         WeightsError: the package's judge is needed and not there.
+        MissingPackage: meshes need the extra `threed`.
 
     Returns:
         "IoU", "PSNR", "SSIM", "F-score", "mesh" always; "Chamfer" where there is a surface; "front", "back" of composites.
