@@ -11,7 +11,7 @@ published settings are, whatever the prior. The published guidance scale is 7.5 
     sdi               inversion in 10 steps, t from 980 to 250                                 11
     msd-published     split step around the inverted centre, kernel in a limited interval      2 draw_steps - 1
     msd-persistent    one chain an object, advanced by one call a step                         1
-    msd               ours: one wide draw, then local ones, each decoded once and kept         draw_steps / refresh
+    msd               ours: wide draws from fixed noise, each decoded once and kept            draw_steps / refresh
 """
 
 from __future__ import annotations
@@ -93,9 +93,11 @@ RECIPES: dict[str, Recipe] = {
     "vsd": Recipe(method="vsd"),
     "sdi": Recipe(method="sdi", timesteps=(980, 250)),
     "msd-published": Recipe(method="msd-split", bandwidth=(1e3, 1e-2)),
-    "msd-persistent": Recipe(method="msd-persistent", noise="fixed", space="image", draw_steps=25),
+    "msd-persistent": Recipe(
+        method="msd-persistent", noise="fixed", space="image", draw_steps=25, bandwidth=(80.0, 8.0), schedule="cosine"
+    ),
     "msd": Recipe(
-        method="msd-proximal", noise="fixed", space="image", draw_steps=25, refresh=25, first=80.0, bandwidth=(1.0, 0.1), schedule="cosine"
+        method="msd-proximal", noise="fixed", space="image", draw_steps=25, refresh=25, bandwidth=(80.0, 8.0), schedule="cosine"
     ),
 }
 """By name; `modeseek image --method NAME`. How "msd" was found is in docs/results.md."""
@@ -155,4 +157,5 @@ def build(recipe: Recipe, prior: ImagePrior, prompts: Sequence[str], *, guidance
     if recipe.method == "msd-proximal":
         return MSD(denoiser=denoiser, bandwidth=bandwidth, draw=draw, **stochastic)
     first_draw = (recipe.draw_steps - 1) / max(recipe.steps - 1, 1)
-    return PersistentMSD(denoiser=denoiser, bandwidth=replace(bandwidth, until=first_draw), draw=draw, noise=recipe.noise, seed=seed)
+    chain = replace(bandwidth, until=first_draw)
+    return PersistentMSD(denoiser=denoiser, bandwidth=chain, draw=draw, target="drawn", noise=recipe.noise, seed=seed)
