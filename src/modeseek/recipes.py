@@ -96,9 +96,7 @@ RECIPES: dict[str, Recipe] = {
     "msd-persistent": Recipe(
         method="msd-persistent", noise="fixed", space="image", draw_steps=25, bandwidth=(80.0, 8.0), schedule="cosine"
     ),
-    "msd": Recipe(
-        method="msd-proximal", noise="fixed", space="image", draw_steps=25, refresh=25, bandwidth=(80.0, 8.0), schedule="cosine"
-    ),
+    "msd": Recipe(method="msd-proximal", noise="fixed", space="image", draw_steps=25, refresh=25, bandwidth=(80.0, 8.0), schedule="cosine"),
 }
 """By name; `modeseek image --method NAME`. How "msd" was found is in docs/results.md."""
 

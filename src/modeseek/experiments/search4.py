@@ -37,10 +37,8 @@ def knobs() -> list[tuple[str, str, Recipe]]:
     for space, lowest, schedule in product(SPACES, (250, 20), RATES):
         recipe = replace(RECIPES["sdi"], space=space, timesteps=(980, lowest), schedule=schedule)
         found.append(("SDI", f"{space} to t {lowest} {schedule}", recipe))
-    for bandwidth, first, kept in product(((1.0, 0.1), (0.3, 0.1)), (80.0, None), (25, 32)):
-        start = first or 3.0
-        recipe = replace(RECIPES["msd"], bandwidth=bandwidth, first=start, refresh=kept, draw_steps=kept)
-        found.append(("MSD", f"l {start:g}, then {bandwidth[0]:g} to {bandwidth[1]:g}, {kept} steps", recipe))
+    for last, noise in product((20.0, 8.0, 2.0, 0.3), NOISES):
+        found.append(("MSD", f"l 80 to {last:g} {noise}", replace(RECIPES["msd"], bandwidth=(80.0, last), noise=noise)))
     return found
 
 
