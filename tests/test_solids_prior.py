@@ -9,11 +9,12 @@ from modeseek.errors import InvalidInput
 from modeseek.experiments.pictures import HELD_OUT_PROMPTS
 from modeseek.experiments.scoring import clip_model, clip_similarity
 from modeseek.generate import sampled
-from modeseek.solids import parse, render, view_cameras
+from modeseek.solids import networks, parse, render, view_cameras
 from modeseek.solids.data import ATTRIBUTES
-from modeseek.solids.export import size_of
+from modeseek.solids.export import restore, size_of
 from modeseek.solids.prior import GUIDANCE, solids_prior
 from modeseek.solids.scoring import ASSETS, scorer
+from modeseek.solids.training import load
 from modeseek.solids.words import VIEWS, Scene, scenes
 
 
@@ -101,3 +102,12 @@ def test_clip_similarity_of_a_model_on_disk(truth):
     found = clip_similarity(model, pictures, captions)
     assert found.shape == (4,)
     assert bool((found.abs() <= 1 + 1e-6).all())
+
+
+def test_training_goes_on_from_the_shipped_weights(prior, tmp_path):
+    restore(ASSETS, tmp_path)
+    unet, autoencoder = load(networks.unet(), tmp_path, "unet"), load(networks.autoencoder(), tmp_path, "vae")
+    z, t, text = torch.randn(1, 8, 16, 16), torch.tensor([500]), torch.randn(1, 20, 128)
+    assert torch.allclose(unet(z, t, text).sample, prior.pipeline.unet(z, t, text).sample, atol=1e-5)
+    assert torch.allclose(autoencoder.decode(z).sample, prior.pipeline.vae.decode(z).sample, atol=1e-5)
+    assert {path.stem for path in tmp_path.iterdir()} == {"judge", "clip", "vae", "unet"}

@@ -183,7 +183,9 @@ class Train:
     out: Path = Path("runs/train")
     """Folder for the weights and the checkpoint."""
     iterations: int | None = None
-    """Fewer or more iterations than the recipe's."""
+    """Fewer or more iterations than the recipe's; for solids, steps of its UNet."""
+    start: Path | None = None
+    """For solids: a finished prior's folder whose UNet goes on, its other networks taken as they are."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -313,7 +315,7 @@ def export(command: Export) -> None:
 def train(command: Train) -> None:
     """`modeseek train`."""
     if command.name == "solids":
-        train_prior(command.out / "solids")
+        train_prior(command.out / "solids", command.start, command.iterations)
         return
     from dataclasses import replace
 
@@ -334,15 +336,18 @@ def train(command: Train) -> None:
     print(path)
 
 
-def train_prior(folder: Path) -> None:
+def train_prior(folder: Path, start: Path | None, iterations: int | None) -> None:
     """`modeseek train solids`: every stage, then the pipeline in FOLDER/pipeline."""
-    from modeseek.solids.export import export, model_card
+    from modeseek.solids.export import export, model_card, restore
     from modeseek.solids.training import SolidsConfig, train_solids
 
-    config = SolidsConfig()
+    config = SolidsConfig() if iterations is None else SolidsConfig(unet=iterations)
+    stages = None if start is None else folder / "start"
+    if start is not None and stages is not None and not stages.exists():
+        restore(start, stages)
     with _progress() as progress:
         tasks: dict[str, Any] = {}
-        for step in train_solids(folder, config):
+        for step in train_solids(folder, config, start=stages):
             if step.stage not in tasks:
                 tasks[step.stage] = progress.add_task(step.stage, total=step.total)
             progress.update(tasks[step.stage], completed=step.done, description=f"{step.stage}: loss {step.loss:.4f}")

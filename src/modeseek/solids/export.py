@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from modeseek.files import read_json, write_atomically, write_json, write_tensors, write_text
+from modeseek.files import read_json, read_tensors, write_atomically, write_json, write_tensors, write_text
 from modeseek.solids import networks
 from modeseek.solids.text import tokenizer
-from modeseek.solids.training import SolidsConfig, load
+from modeseek.solids.training import WEIGHTS_KIND, SolidsConfig, load
 
 JUDGE_KIND = "solids-judge"
 
@@ -56,6 +56,23 @@ def export(folder: Path, destination: Path, *, card: str) -> None:
             write_atomically(destination / source.relative_to(made), partial(shutil.copyfile, source))
     write_tensors(destination / "judge.safetensors", {k: v.half() for k, v in judge.state_dict().items()}, {"modeseek": JUDGE_KIND})
     write_text(destination / "README.md", card)
+
+
+def restore(pipeline: Path, folder: Path) -> None:
+    """The reverse of `export`: a shipped prior's networks as stage files in `folder`, from which training goes on."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPModel
+
+    judge, _ = read_tensors(pipeline / "judge.safetensors", kind=JUDGE_KIND)
+    states = {
+        "judge": judge,
+        "clip": CLIPModel.from_pretrained(pipeline / "clip", local_files_only=True).state_dict(),
+        "vae": AutoencoderKL.from_pretrained(pipeline / "vae", local_files_only=True).state_dict(),
+        "unet": UNet2DConditionModel.from_pretrained(pipeline / "unet", local_files_only=True).state_dict(),
+    }
+    for name, state in states.items():
+        floats = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+        write_tensors(folder / f"{name}.safetensors", floats, {"modeseek": WEIGHTS_KIND})
 
 
 def size_of(folder: Path) -> int:
