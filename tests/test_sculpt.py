@@ -32,8 +32,12 @@ def test_run_leaves_an_object_and_resumes_to_the_same(pipeline_folder, tmp_path)
     list(sculpt(run, broken))
     one, two = (read_state(folder / "checkpoint.safetensors", kind="distillation") for folder in (whole, broken))
     assert all(torch.equal(one["representation"][name], value) for name, value in two["representation"].items() if torch.is_tensor(value))
+    one, two = (folder.joinpath("curves.jsonl").read_text() for folder in (whole, broken))
+    assert [json.loads(line)["step"] for line in one.splitlines()] == list(range(30))
+    assert json.loads(two.splitlines()[0]) == json.loads(one.splitlines()[0])  # what was written before the kill is kept
     facts = json.loads((whole / "run.json").read_text())
     assert facts["finished"]
+    assert facts["calls"] == json.loads((broken / "run.json").read_text())["calls"] == steps[-1].calls
     names = {path.name for path in whole.iterdir()}
     assert {"turntable.gif", "turntable.png", "depth.png", "normals.png", "preview.png", "curves.jsonl"} <= names
     if facts["mesh"] is not None:

@@ -236,15 +236,7 @@ def test_fit_to_truth_comes_nearer():
 
 
 # ---------------------------------------------------------------- the judge and the experiments
-def needs_assets():
-    from modeseek.solids.scoring import ASSETS
-
-    if not (ASSETS / "judge.safetensors").exists():
-        pytest.skip("the trained judge is not there")
-
-
 def test_the_judge_tells_the_sides_of_true_composites():
-    needs_assets()
     for prompt in ("a red house, white background", "a green rocket, grey background"):
         told = TrueObject(prompt=prompt).run().row["metrics"]
         assert min(told["front"], told["back"]) > 0.8

@@ -12,6 +12,7 @@ checkpoint.safetensors   from which a killed run goes on to the same pixels
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -190,15 +191,15 @@ def generate(run: ImageRun, out: Path) -> Iterator[Step]:
     lines: list[dict[str, float]] | None = None
     last: Step | None = None
     for step in steps:
-        if lines is None:  # what an interrupted run had written beyond its checkpoint is dropped
-            lines = [line for line in _lines(out) if line["step"] < step.index]
-        lines.append(_line(step))
+        if lines is None:
+            lines = lines_before(out, step.index)
+        lines.append(line_of(step))
         if step.index % stride == 0 or step.index + 1 == run.recipe.steps:
             _save_frame(out, step.index, pictures_of(made, prior))
-            _write_lines(out, lines)
+            write_lines(out, lines)
         last = step
         yield step
-    _finish(out, run, config, lines or _lines(out), pictures_of(made, prior), last)
+    _finish(out, run, config, lines or lines_before(out, math.inf), pictures_of(made, prior), last)
 
 
 def claim(out: Path, config: dict[str, Any]) -> Literal["new", "going on", "finished"]:
@@ -224,7 +225,8 @@ def plain_config(run: Any) -> dict[str, Any]:
     return json.loads(json.dumps(asdict(run)))
 
 
-def _line(step: Step) -> dict[str, float]:
+def line_of(step: Step) -> dict[str, float]:
+    """A step's line of curves.jsonl: calls, and the means of bandwidth, residual and noise level where it has them."""
     found = {"step": step.index, "calls": step.calls}
     for name in ("bandwidth", "residual", "sigma"):
         value = step.estimate.info.get(name)
@@ -233,12 +235,15 @@ def _line(step: Step) -> dict[str, float]:
     return found
 
 
-def _lines(out: Path) -> list[dict[str, float]]:
+def lines_before(out: Path, step: float) -> list[dict[str, float]]:
+    """The lines a run has on disk of steps before `step`: what an interrupted run wrote beyond its checkpoint is dropped."""
     path = out / "curves.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [line for line in lines if line["step"] < step]
 
 
-def _write_lines(out: Path, lines: list[dict[str, float]]) -> None:
+def write_lines(out: Path, lines: list[dict[str, float]]) -> None:
+    """Write curves.jsonl anew."""
     write_text(out / "curves.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
 
 
@@ -258,7 +263,7 @@ def _frames(out: Path, count: int) -> tuple[list[int], list[Tensor]]:
 
 def _finish(out: Path, run: ImageRun, config: dict[str, Any], lines: list[dict[str, float]], pictures: Tensor, last: Step | None) -> None:
     """Everything that is written once, at the end; run.json last."""
-    _write_lines(out, lines)
+    write_lines(out, lines)
     for seed, picture in zip(run.seeds, pictures, strict=True):
         save_picture(out / f"picture-{seed}.png", picture)
     indices, frames = _frames(out, len(run.seeds))

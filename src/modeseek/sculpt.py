@@ -13,7 +13,7 @@ to step (`ViewedPrior`). A target that serves several steps needs the same camer
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -28,8 +28,8 @@ import modeseek
 from modeseek.denoiser import Denoiser
 from modeseek.distill import Step, distill
 from modeseek.errors import InvalidInput, OutputError, WeightsError
-from modeseek.files import read_json, read_state, write_json, write_text
-from modeseek.generate import PriorChoice, claim, plain_config
+from modeseek.files import read_json, read_state, write_json
+from modeseek.generate import PriorChoice, claim, line_of, lines_before, plain_config, write_lines
 from modeseek.guidance import EVERYWHERE, Interval
 from modeseek.plots.pictures import save_animation, save_picture, save_sheet, tiled
 from modeseek.priors.images import ImagePrior
@@ -171,13 +171,17 @@ def sculpt(run: ObjectRun, out: Path) -> Iterator[Step]:
     prior = run.prior.open()
     nerf = volume_of(run, prior)
     stride = max(1, run.recipe.steps // PREVIEWS)
-    lines: list[dict[str, float]] = []
+    lines: list[dict[str, float]] | None = None
     for step in steps_of(run, prior, nerf, checkpoint=out / "checkpoint.safetensors"):
-        lines.append({"step": step.index, "calls": step.calls, "residual": float(step.estimate.info["residual"].mean())})  # type: ignore[union-attr]
+        if lines is None:
+            lines = lines_before(out, step.index)
+        lines.append(line_of(step))
         if (step.index + 1) % stride == 0 or step.index == 0:
-            write_text(out / "curves.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+            write_lines(out, lines)
             save_picture(out / "preview.png", tiled(around(nerf, 4), 4))
         yield step
+    lines = lines or lines_before(out, math.inf)
+    write_lines(out, lines)
     calls = lines[-1]["calls"] if lines else 0.0
     show(nerf, out)
     facts = {"guidance": run.guidance, "calls": calls} | export_mesh(nerf, out)
