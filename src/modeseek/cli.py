@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from modeseek.distributed import processes, started
 from modeseek.errors import InvalidInput, ModeseekError
 
 if TYPE_CHECKING:
@@ -204,6 +205,8 @@ def main(arguments: list[str] | None = None) -> int:
         args=arguments,
     )
     try:
+        if processes() > 1 and not isinstance(command, Image | Object):
+            raise InvalidInput("several processes share the work of `image` and `3d` alone: start this command without torchrun")
         commands: dict[type, Callable[[Any], None]] = {Run: run, Image: image, Sample: sample, Object: sculpt, Export: export, Train: train}
         commands[type(command)](command)
     except ModeseekError as error:
@@ -215,11 +218,11 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _progress() -> Progress:
+def _progress(*, shown: bool = True) -> Progress:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    return Progress(TextColumn("{task.description}"), *columns)
+    return Progress(TextColumn("{task.description}"), *columns, disable=not shown)
 
 
 def run(command: Run) -> None:
@@ -264,12 +267,13 @@ def image(command: Image) -> None:
     chosen: dict[str, Any] = {"prompt": command.prompt, "negative": command.negative, "prior": _prior(command), "recipe": recipe}
     chosen |= {"seeds": tuple(range(command.seeds)), "representation": command.representation, "seed": command.seed}
     out = _folder(command.out, "image", command.prompt, command.method)
-    with _progress() as progress:
+    with started(command.device) as ranks, _progress(shown=ranks.leads) as progress:
         task = progress.add_task(f"{command.method}: loading {command.prior}", total=recipe.steps)
-        for step in generate(ImageRun(**chosen), out):
+        for step in generate(ImageRun(**chosen), out, ranks=ranks):
             words = f"{command.method}: {step.calls:g} denoiser calls"
             progress.update(task, completed=step.index + 1, description=words)
-    print(*(str(out / name) for name in ("run.json", "sheet.png", "animation.gif", "curves.png")), sep="\n")
+    if ranks.leads:
+        print(*(str(out / name) for name in ("run.json", "sheet.png", "animation.gif", "curves.png")), sep="\n")
 
 
 def sample(command: Sample) -> None:
@@ -295,11 +299,12 @@ def sculpt(command: Object) -> None:
     chosen: dict[str, Any] = {"prompt": command.prompt, "negative": command.negative, "prior": _prior(command), "recipe": recipe}
     chosen |= {"preset": command.preset, "views": command.views, "seed": command.seed}
     out = _folder(command.out, "3d", command.prompt, command.method)
-    with _progress() as progress:
+    with started(command.device) as ranks, _progress(shown=ranks.leads) as progress:
         task = progress.add_task(f"{command.method}: loading {command.prior}", total=recipe.steps)
-        for step in distilled(ObjectRun(**chosen), out):
+        for step in distilled(ObjectRun(**chosen), out, ranks=ranks):
             progress.update(task, completed=step.index + 1, description=f"{command.method}: {step.calls:g} denoiser calls a view")
-    print(*sorted(str(path) for path in out.iterdir() if path.suffix in (".gif", ".glb", ".json", ".png")), sep="\n")
+    if ranks.leads:
+        print(*sorted(str(path) for path in out.iterdir() if path.suffix in (".gif", ".glb", ".json", ".png")), sep="\n")
 
 
 def export(command: Export) -> None:
@@ -340,7 +345,9 @@ def train(command: Train) -> None:
 
 def train_prior(folder: Path, start: Path | None, iterations: int | None, *, compiled: bool = False) -> None:
     """`modeseek train solids`: every stage, then the pipeline in FOLDER/pipeline."""
+    from modeseek.files import write_text
     from modeseek.solids.export import export, model_card, restore
+    from modeseek.solids.quality import measure
     from modeseek.solids.training import SolidsConfig, train_solids
 
     config = SolidsConfig() if iterations is None else SolidsConfig(unet=iterations)
@@ -354,6 +361,10 @@ def train_prior(folder: Path, start: Path | None, iterations: int | None, *, com
                 tasks[step.stage] = progress.add_task(step.stage, total=step.total)
             progress.update(tasks[step.stage], completed=step.done, description=f"{step.stage}: loss {step.loss:.4f}")
     export(folder, folder / "pipeline", card=model_card(config, {}))
+    rows = {}
+    for what, found in measure(folder / "pipeline"):
+        rows[what] = ", ".join(f"{name} {value:.1f} dB" if name == "PSNR" else f"{name} {value:.3f}" for name, value in found.items())
+    write_text(folder / "pipeline" / "README.md", model_card(config, rows))
     print(folder / "pipeline")
 
 

@@ -14,6 +14,7 @@ from modeseek.experiments import (
     oracle,
     search,
     search4,
+    solids,
     table1,
     table2,
     table3,
@@ -28,7 +29,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     for module in (
         *(table1, table2, table3, table4, table3d),
         *(fig1, fig2, fig3, fig4, fig5, fig6, fig8, fig9),
-        *(oracle, frontier, search, search4, demo),
+        *(oracle, frontier, search, search4, solids, demo),
     )
 }
 """Name -> experiment; the command line offers these."""

@@ -30,8 +30,8 @@ def cells(settings: Settings) -> list[Cell]:
 
 def pictures(settings: Settings) -> list[Cell]:
     """The cells of Table 4 that the top row shows, in the order of the titles."""
-    seeds, _, steps = sizes(settings)
-    sample = SampledPictures(prior=settings.prior, prompts=prompts_of(settings.prior.name), seeds=seeds, first=1000 * settings.seed)
+    seeds, many, steps = sizes(settings)
+    sample = SampledPictures(prior=settings.prior, prompts=prompts_of(settings.prior.name), seeds=many, first=1000 * settings.seed)
     budget = BUDGET if steps is None else steps
     ours = [cell for cell in at_equal_calls(settings.prior, seeds, settings.seed, budget, steps=steps) if cell.row == "ours, equal calls"]
     return [sample, *published(settings.prior, seeds, settings.seed, steps=steps), *ours]

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from modeseek.experiments.base import Experiment, Settings
 from modeseek.experiments.cells import Cell, Result
-from modeseek.experiments.pictures import prompts_of, score_rows
+from modeseek.experiments.pictures import floor_row, prompts_of, score_rows
 from modeseek.experiments.scoring import missing
 from modeseek.experiments.table4 import cells as table4_cells
+from modeseek.experiments.table4 import sizes
 from modeseek.experiments.tables import write_results
 from modeseek.plots import Curve, save_curves
 
-NOTES = "Frechet distance of every method's pictures at marked steps; the floor is another set of DDIM pictures."
+NOTES = "Frechet distance of every method's pictures at marked steps; the floor is the mean of other sets of DDIM pictures."
 
 
 def cells(settings: Settings) -> list[Cell]:
@@ -36,7 +37,7 @@ def finish(folder: Path, settings: Settings, cells: Sequence[Cell], results: Seq
             by_step.append(Curve(label, marks, distances))
             by_call.append(Curve(label, calls, distances))
     if by_step:
-        floor = score_rows([floor_of], prompts, settings.prior, reference=reference)[0]["metrics"][metric]
+        floor = floor_row(floor_of, prompts, settings.prior, reference=reference, seeds=sizes(settings)[0])["metrics"][metric]
         by_step.append(Curve("DDIM, another set", [1, max(by_step[0].x)], [floor, floor]))
         by_call.append(Curve("DDIM, another set", [floor_of.row["calls"], max(max(curve.x) for curve in by_call)], [floor, floor]))
         panels = [("by iteration", "step", metric, by_step), ("by cost", "denoiser calls", metric, by_call)]

@@ -190,6 +190,25 @@ def score_rows(
     return rows
 
 
+def floor_row(result: Result, prompts: Sequence[str], prior: PriorChoice, *, reference: Tensor, seeds: int) -> dict[str, Any]:
+    """The row of DDIM against DDIM: the mean over disjoint sets of `seeds` pictures a prompt, +- the spread of one set.
+
+    A Frechet distance of few pictures is far from 0 between two sets of one law, so the floor is measured at the size of every other row.
+    """
+    pictures = shown(result.arrays["pictures"]).unflatten(0, (len(prompts), -1))
+    each = [prompt for prompt in prompts for _ in range(seeds)]
+    whole = pictures.shape[1] // seeds * seeds
+    sets = [scores(prior.name, part.flatten(0, 1), each, shown(reference)) for part in pictures[:, :whole].split(seeds, 1)]
+    metrics: dict[str, float] = {}
+    for name in (name for name in sets[0] if not name.endswith(" error")):
+        values = torch.tensor([found[name] for found in sets])
+        metrics[name] = float(values.mean())
+        if len(values) > 1:
+            metrics[f"{name} error"] = float(values.std())
+    row = {**result.row, "row": f"another set, mean of {len(sets)}"}
+    return {**row, "metrics": metrics, "paper": TEXT_TO_IMAGE.get(result.row["method"])}
+
+
 # ---------------------------------------------------------------- the methods of Table 4
 def equal_calls(recipe: Recipe, budget: float) -> Recipe:
     """The recipe with each estimate kept for as many steps as the budget of denoiser calls asks."""

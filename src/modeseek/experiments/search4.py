@@ -21,7 +21,7 @@ from modeseek.gradients.base import NoisePolicy
 from modeseek.gradients.held import Space
 from modeseek.recipes import RECIPES, Recipe
 
-SEEDS = 3
+SEEDS = 2
 SPACES: tuple[Space, ...] = ("latent", "image")
 NOISES: tuple[NoisePolicy, ...] = ("fresh", "fixed")
 RATES: tuple[Literal["constant", "cosine"], ...] = ("constant", "cosine")
