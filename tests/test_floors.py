@@ -10,6 +10,7 @@ FLOORS = {
     "errors": 0,
     "files": 1,
     "denoiser": 1,
+    "distributed": 1,
     "schedules": 2,
     "densities": 2,
     "guidance": 2,
@@ -27,8 +28,10 @@ FLOORS = {
     "recipes": 5,
     "generate": 6,
     "sculpt": 7,
+    "integrations": 7,
     "experiments": 8,
     "cli": 9,
+    "__main__": 10,
 }
 
 
