@@ -18,6 +18,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from modeseek.distributed import ALONE, Ranks
 from modeseek.errors import InvalidInput, NonFiniteError, OutputError
 from modeseek.files import read_state, write_state
 from modeseek.gradients import Estimate, Gradient
@@ -99,6 +100,7 @@ def distill(
     seed: int = 0,
     checkpoint: Path | None = None,
     every: int = 25,
+    ranks: Ranks = ALONE,
 ) -> Iterator[Step]:
     """Optimise a representation along a gradient; yields each step.
 
@@ -117,12 +119,15 @@ def distill(
         stop: convergence rule; None: run all steps.
         seed: of all randomness.
         checkpoint: file to save to every `every` steps and at the end, and to resume from.
+        ranks: processes that share the work, all of which run this loop. The gradients of the parameters are summed over them, so the
+            representation and the maps must lead back through a rank's own share (`modeseek.distributed`); the first rank saves.
 
     Raises:
         InvalidInput: an unknown name, a number below 1, no parameters, or image space without `decode`.
         NonFiniteError: x or its gradient became NaN or infinite. The last good state is in the checkpoint: the one before
             that step, or, where x itself is lost, the one last saved.
         OutputError: the checkpoint belongs to another run.
+        RankLost: another process died or froze.
 
     Example:
         >>> from modeseek import MSD, Points, LinearBandwidth, fractal
@@ -139,12 +144,15 @@ def distill(
         raise InvalidInput(f"schedule {schedule!r} is unknown: choose constant or cosine")
     held = Held(gradient, space=space, refresh=refresh, encode=encode, decode=decode)
     updates = _optimiser(representation, optimiser, rate)
+    ranks.summed(updates)
     rates = [group["lr"] for group in updates.param_groups]
     rng = torch.Generator().manual_seed(seed)
     learner: Learns | None = gradient if hasattr(gradient, "adapt") else None  # type: ignore[assignment]
     identity = f"{type(gradient).__name__} steps={steps} seed={seed} rate={rate} {schedule} {space} {refresh=} {accumulate=}"
-    run = _Run(identity, checkpoint, {"representation": representation, "optimiser": updates, "held": held, "gradient": learner}, rng)
+    parts = {"representation": representation, "optimiser": updates, "held": held, "gradient": learner}
+    run = _Run(identity, checkpoint, parts, rng, saves=ranks.leads)
     run.resume()
+    ranks.same(run.done, "the steps that the checkpoint has done")
 
     for index in range(run.done, steps):
         progress = index / max(steps - 1, 1)
@@ -199,11 +207,12 @@ class _Run:
     checkpoint: Path | None
     parts: dict[str, Any]
     rng: torch.Generator
+    saves: bool
     done: int = 0
     calls: float = 0.0
 
     def save(self) -> None:
-        if self.checkpoint is None:
+        if self.checkpoint is None or not self.saves:
             return
         state = {"identity": self.identity, "done": self.done, "calls": self.calls, "rng": self.rng.get_state()}
         state |= {name: part.state_dict() if part is not None else {} for name, part in self.parts.items()}

@@ -25,6 +25,10 @@ class MissingPackage(ModeseekError, ImportError):
     """An optional package is not installed, or cannot be imported; the message says how to get it."""
 
 
+class RankLost(ModeseekError, RuntimeError):
+    """Another process of a run on several died, froze or was stopped; what was saved is whole."""
+
+
 class OutOfMemory(ModeseekError, MemoryError):
     """A network did not fit into memory; the message names the options that lower what it needs."""
 

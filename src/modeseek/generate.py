@@ -24,12 +24,14 @@ from torch import Tensor, nn
 
 import modeseek
 from modeseek.distill import Step, distill
+from modeseek.distributed import ALONE, Ranks
 from modeseek.errors import InvalidInput, OutputError
 from modeseek.files import read_json, write_json, write_text
 from modeseek.plots import Curve, save_curves
 from modeseek.plots.pictures import save_animation, save_picture, save_sheet, tiled
 from modeseek.priors.images import ImagePrior
 from modeseek.priors.pipelines import load_prior
+from modeseek.priors.spread import spread
 from modeseek.recipes import RECIPES, Recipe, build
 from modeseek.representations import CoordinateMLP, Latents, Pixels
 from modeseek.sampling import ddim
@@ -121,8 +123,9 @@ def distilled(
     negative: str = "",
     seed: int = 0,
     checkpoint: Path | None = None,
+    ranks: Ranks = ALONE,
 ) -> tuple[nn.Module, Iterator[Step]]:
-    """The canvas and the loop that paints on it, one picture for each of `prompts` and `seeds` side by side.
+    """The canvas and the loop that paints on it, one picture for each of `prompts` and `seeds` side by side; `ranks` share their work.
 
     Raises:
         InvalidInput: a recipe in image space on free latents.
@@ -130,7 +133,10 @@ def distilled(
     if representation == "latents" and recipe.space == "image":
         raise InvalidInput("free latents are no pictures: choose space=latent, or the representation mlp or pixels")
     made = canvas(representation, prior, seeds)
-    gradient = build(recipe, prior, prompts, guidance=guidance, negative=negative, seed=seed)
+    shared = spread(prior, ranks)
+    gradient = build(recipe, shared, prompts, guidance=guidance, negative=negative, seed=seed)
+    ranks.spread(made)
+    ranks.summed(getattr(gradient, "optimiser", None))
     steps = distill(
         made,
         gradient,
@@ -138,12 +144,13 @@ def distilled(
         optimiser=recipe.optimiser,
         rate=recipe.rate,
         schedule=recipe.schedule,
-        encode=None if representation == "latents" else prior.encode,
-        decode=prior.decode if recipe.space == "image" else None,
+        encode=None if representation == "latents" else shared.encode,
+        decode=shared.decode if recipe.space == "image" else None,
         space=recipe.space,
         refresh=recipe.refresh,
         seed=seed,
         checkpoint=checkpoint,
+        ranks=ranks,
     )
     return made, steps
 
@@ -165,17 +172,20 @@ def sampled(prior: ImagePrior, prompts: Sequence[str], *, guidance: float, steps
 
 
 # ---------------------------------------------------------------- runs on disk
-def generate(run: ImageRun, out: Path) -> Iterator[Step]:
+def generate(run: ImageRun, out: Path, *, ranks: Ranks = ALONE) -> Iterator[Step]:
     """Distil the run's pictures into `out`, yielding each step; a finished run yields nothing and is left as it is.
 
+    With several `ranks` every process calls this with the same run; the first alone writes.
+
     Raises:
+        RankLost: another process died or froze.
         OutputError: the folder holds another run, or cannot be written.
         InvalidInput, WeightsError: the prior cannot be opened, or the prompt means nothing to it.
     """
     config = plain_config(run)
-    if claim(out, config) == "finished":
+    if ranks.first(lambda: claim(out, config)) == "finished":
         return
-    prior = run.prior.open()
+    prior = replace(run.prior, device=ranks.device(run.prior.device)).open()
     made, steps = distilled(
         prior,
         [run.prompt] * len(run.seeds),
@@ -186,6 +196,7 @@ def generate(run: ImageRun, out: Path) -> Iterator[Step]:
         negative=run.negative,
         seed=run.seed,
         checkpoint=out / "checkpoint.safetensors",
+        ranks=ranks,
     )
     stride = max(1, run.recipe.steps // FRAMES)
     lines: list[dict[str, float]] | None = None
@@ -194,12 +205,12 @@ def generate(run: ImageRun, out: Path) -> Iterator[Step]:
         if lines is None:
             lines = lines_before(out, step.index)
         lines.append(line_of(step))
-        if step.index % stride == 0 or step.index + 1 == run.recipe.steps:
+        if ranks.leads and (step.index % stride == 0 or step.index + 1 == run.recipe.steps):
             _save_frame(out, step.index, pictures_of(made, prior))
             write_lines(out, lines)
         last = step
         yield step
-    _finish(out, run, config, lines or lines_before(out, math.inf), pictures_of(made, prior), last)
+    ranks.first(lambda: _finish(out, run, config, lines or lines_before(out, math.inf), pictures_of(made, prior), last))
 
 
 def claim(out: Path, config: dict[str, Any]) -> Literal["new", "going on", "finished"]:

@@ -27,12 +27,14 @@ from torch.nn.functional import interpolate
 import modeseek
 from modeseek.denoiser import Denoiser
 from modeseek.distill import Step, distill
+from modeseek.distributed import ALONE, Ranks
 from modeseek.errors import InvalidInput, OutputError, WeightsError
 from modeseek.files import read_json, read_state, write_json
 from modeseek.generate import PriorChoice, claim, line_of, lines_before, plain_config, write_lines
 from modeseek.guidance import EVERYWHERE, Interval
 from modeseek.plots.pictures import save_animation, save_picture, save_sheet, tiled
 from modeseek.priors.images import ImagePrior
+from modeseek.priors.spread import spread
 from modeseek.recipes import Recipe, build
 from modeseek.representations.nerf import Cameras, NeRF, NeRFSettings, Ranges, extract_mesh
 
@@ -132,11 +134,13 @@ def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
     return image if image.shape[-2:] == size else interpolate(image, size=size, mode="bilinear", antialias=True)
 
 
-def steps_of(run: ObjectRun, prior: ImagePrior, nerf: NeRF, *, checkpoint: Path | None = None) -> Iterator[Step]:
-    """The loop of a run on its NeRF."""
-    viewed = ViewedPrior(prior=prior, names=lambda: nerf.cameras.names)
+def steps_of(run: ObjectRun, prior: ImagePrior, nerf: NeRF, *, checkpoint: Path | None = None, ranks: Ranks = ALONE) -> Iterator[Step]:
+    """The loop of a run on its NeRF; `ranks` share the views of a step."""
+    nerf.ranks, shared = ranks, spread(prior, ranks)
+    viewed = ViewedPrior(prior=shared, names=lambda: nerf.cameras.names)
     prompts = [run.prompt] * nerf.settings.views.count
     gradient = build(run.recipe, viewed, prompts, guidance=run.guidance, negative=run.negative, seed=run.seed)
+    ranks.summed(getattr(gradient, "optimiser", None))
     return distill(
         nerf,
         gradient,
@@ -144,12 +148,13 @@ def steps_of(run: ObjectRun, prior: ImagePrior, nerf: NeRF, *, checkpoint: Path 
         optimiser=partial(_optimiser, nerf),
         rate=run.recipe.rate,
         schedule=run.recipe.schedule,
-        encode=lambda image: prior.encode(resized(image, prior.image_size)),
-        decode=(lambda x: resized(prior.decode(x), nerf.settings.views.size)) if run.recipe.space == "image" else None,
+        encode=lambda image: shared.encode(resized(image, prior.image_size)),
+        decode=(lambda x: resized(shared.decode(x), nerf.settings.views.size)) if run.recipe.space == "image" else None,
         space=run.recipe.space,
         refresh=run.recipe.refresh,
         seed=run.seed,
         checkpoint=checkpoint,
+        ranks=ranks,
     )
 
 
@@ -158,29 +163,36 @@ def _optimiser(nerf: NeRF, parameters: Any, lr: float) -> torch.optim.Optimizer:
     return torch.optim.AdamW(nerf.groups(lr), betas=(0.9, 0.99), eps=1e-15)
 
 
-def sculpt(run: ObjectRun, out: Path) -> Iterator[Step]:
+def sculpt(run: ObjectRun, out: Path, *, ranks: Ranks = ALONE) -> Iterator[Step]:
     """Distil the run's object into `out`, yielding each step; a finished run yields nothing and is left as it is.
 
+    With several `ranks` every process calls this with the same run; the first alone writes.
+
     Raises:
+        RankLost: another process died or froze.
         OutputError: the folder holds another run, or cannot be written.
         InvalidInput, WeightsError: the prior cannot be opened, or the prompt means nothing to it.
     """
     config = plain_config(run)
-    if claim(out, config) == "finished":
+    if ranks.first(lambda: claim(out, config)) == "finished":
         return
-    prior = run.prior.open()
+    prior = replace(run.prior, device=ranks.device(run.prior.device)).open()
     nerf = volume_of(run, prior)
     stride = max(1, run.recipe.steps // PREVIEWS)
     lines: list[dict[str, float]] | None = None
-    for step in steps_of(run, prior, nerf, checkpoint=out / "checkpoint.safetensors"):
+    for step in steps_of(run, prior, nerf, checkpoint=out / "checkpoint.safetensors", ranks=ranks):
         if lines is None:
             lines = lines_before(out, step.index)
         lines.append(line_of(step))
-        if (step.index + 1) % stride == 0 or step.index == 0:
+        if ranks.leads and ((step.index + 1) % stride == 0 or step.index == 0):
             write_lines(out, lines)
             save_picture(out / "preview.png", tiled(around(nerf, 4), 4))
         yield step
-    lines = lines or lines_before(out, math.inf)
+    ranks.first(lambda: _finish(out, run, config, lines or lines_before(out, math.inf), nerf))
+
+
+def _finish(out: Path, run: ObjectRun, config: dict[str, Any], lines: list[dict[str, float]], nerf: NeRF) -> None:
+    """Everything that is written once, at the end; run.json last."""
     write_lines(out, lines)
     calls = lines[-1]["calls"] if lines else 0.0
     show(nerf, out)

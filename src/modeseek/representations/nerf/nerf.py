@@ -9,6 +9,8 @@ random in a call comes from generators seeded by (seed, what for, number of the 
 parameters and the occupancy grid, and a run that is resumed goes on to the same bits (on CUDA, scatters add in any order: ask PyTorch for
 deterministic algorithms). `cameras` are those of the last call; their `names` extend the prompt.
 
+With several `ranks` each renders its share of the views of a call, and every one has all pictures; all the rest is the same everywhere.
+
 A loop that takes several passes a step (`accumulate`) or keeps a target for several steps (`refresh`) must see the same cameras whenever
 it meets the same target: say so in `Views`.
 """
@@ -25,6 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from modeseek.distributed import ALONE, Ranks
 from modeseek.errors import InvalidInput
 from modeseek.representations.nerf.cameras import Cameras, Ranges, draw
 from modeseek.representations.nerf.field import Field, FieldSettings
@@ -162,6 +165,7 @@ class NeRF(nn.Module):
         occupancy: the grid, or None.
         cameras: of the last call.
         calls: training calls so far.
+        ranks: the processes that share the views of a call; to be set where there are several.
 
     Example:
         >>> nerf = NeRF(NeRFSettings(field=FieldSettings(grid=HashGridSettings.cpu()), views=Views(count=2, size=(8, 8))), seed=3)
@@ -172,6 +176,7 @@ class NeRF(nn.Module):
     def __init__(self, settings: NeRFSettings, *, seed: int = 0) -> None:
         super().__init__()
         self.settings, self.seed, self.calls = settings, seed, 0
+        self.ranks: Ranks = ALONE
         self.field = Field(settings.field, rng=self._rng("weights", 0))
         cells = settings.occupancy
         self.occupancy = Occupancy(radius=settings.field.radius, **vars(cells)) if cells is not None else None
@@ -195,18 +200,15 @@ class NeRF(nn.Module):
     def forward(self, cameras: Cameras | None = None, size: tuple[int, int] | None = None) -> Tensor:
         """Pictures: of the cameras and size given, or of those that this call draws."""
         if not (self.training and torch.is_grad_enabled()):
-            return self.render(cameras, size).image
-        if cameras is None:
-            cameras = self._drawn()
-        step = self.step
+            seen = cameras if cameras is not None else self.cameras
+            return self.ranks.divided(len(seen), lambda own: self.render(_some(seen, own), size).image)
+        drawn = cameras if cameras is not None else self._drawn()
         self._update()
-        light = self._light(cameras, step, self._rng("light", self.calls))
-        rendering = self._render(cameras, size, light, step, self._rng("rays", self.calls))
-        self.cameras = cameras
+        light = self._light(drawn, self.step, self._rng("light", self.calls))
+        image = self.ranks.divided(len(drawn), lambda own: self._shown(drawn, own, size, light))
+        self.cameras = drawn
         self.calls += 1
-        if not self.settings.regularisers.weights(step):
-            return rendering.image
-        return attach(rendering.image, len(cameras) * self.settings.regularisers.penalty(rendering, step))
+        return image
 
     def render(self, cameras: Cameras | None = None, size: tuple[int, int] | None = None, *, normals: bool = False) -> Rendering:
         """Pictures and all that is known of them, without anything random or counted; `cameras` None: those of the last call."""
@@ -258,6 +260,20 @@ class NeRF(nn.Module):
             length = self.settings.march.step(self.field.radius)
             self.occupancy.update(self.field, step_length=length, rng=self._rng("cells", self.step))
 
+    def _shown(self, cameras: Cameras, own: slice, size: tuple[int, int] | None, light: Light | None) -> Tensor:
+        """Pictures of some of a training call's views, with their part of the regularisers; chance is that of the whole call."""
+        height, width = size or self.settings.views.size
+        rng = self._rng("rays", self.calls)
+        torch.rand(own.start * height * width, generator=rng, dtype=torch.float32)  # the places of the rays of the views before
+        if light is not None:
+            light = replace(light, direction=light.direction[own])
+        rendering = self._render(_some(cameras, own), size, light, self.step, rng)
+        if not self.settings.regularisers.weights(self.step):
+            return rendering.image
+        count = len(cameras)
+        penalty = count * self.settings.regularisers.penalty(rendering, self.step, lambda here: self.ranks.total(here, count))
+        return attach(rendering.image, penalty) if own == self.ranks.share(count) else rendering.image
+
     def _render(
         self,
         cameras: Cameras,
@@ -283,3 +299,7 @@ class NeRF(nn.Module):
             normals=normals,
             rng=rng,
         )
+
+
+def _some(cameras: Cameras, chosen: slice) -> Cameras:
+    return cameras[range(len(cameras))[chosen]]

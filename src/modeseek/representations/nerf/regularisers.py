@@ -7,13 +7,14 @@ r"""What keeps a distilled volume from fog, floaters and inside-out surfaces, an
 
 A weight is a number, or a line (start_step, start, end, end_step), constant before and after, or a longer chain of lines (start_step,
 start, v1, step1, v2, step2, ...). Weights are relative to a loss that is a mean over views; gradients of `modeseek` are a loss summed over
-them, so the penalty counts once a view. `attach` adds it to whatever loss the pictures will go into: a loop that only knows pictures needs
-not know of it.
+them, so the penalty counts once a view. Where processes share the views, each divides its own sum by the count of all (`Total`), so that
+their terms add up. `attach` adds the penalty to whatever loss the pictures will go into: a loop that only knows pictures needs no more.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -24,6 +25,8 @@ from modeseek.errors import InvalidInput
 from modeseek.representations.nerf.rendering import Rendering
 
 Weight = float | tuple[float, ...]
+Total = Callable[[Tensor], Tensor]
+"""From a count in this rendering to that in all renderings of a batch; with one rendering the same."""
 
 
 def weight_at(weight: Weight, step: int) -> float:
@@ -49,29 +52,37 @@ def weight_at(weight: Weight, step: int) -> float:
     return float(values[-1])
 
 
-def orientation(rendering: Rendering) -> Tensor:
+def _here(count: Tensor) -> Tensor:
+    return count
+
+
+def _mean(values: Tensor, total: Total) -> Tensor:
+    return values.sum() / total(torch.tensor(values.numel(), device=values.device))
+
+
+def orientation(rendering: Rendering, total: Total = _here) -> Tensor:
     """Weight of samples that face away from the camera."""
     if rendering.sample_normals is None:
         raise InvalidInput("orientation needs normals: render with normals=True")
     away = (rendering.sample_normals * rendering.directions[rendering.samples.ray]).sum(1).clamp_min(0)
-    return (rendering.weights.detach() * away**2).sum() / (rendering.opacity.detach() > 0).sum().clamp_min(1)
+    return (rendering.weights.detach() * away**2).sum() / total((rendering.opacity.detach() > 0).sum()).clamp_min(1)
 
 
-def sparsity(rendering: Rendering) -> Tensor:
+def sparsity(rendering: Rendering, total: Total = _here) -> Tensor:
     """Mean opacity, smooth at 0."""
-    return (rendering.opacity**2 + 0.01).sqrt().mean()
+    return _mean((rendering.opacity**2 + 0.01).sqrt(), total)
 
 
-def opaque(rendering: Rendering) -> Tensor:
+def opaque(rendering: Rendering, total: Total = _here) -> Tensor:
     """Mean entropy of the opacity."""
     o = rendering.opacity.clamp(1e-3, 1 - 1e-3)
-    return -(o * o.log() + (1 - o) * (1 - o).log()).mean()
+    return -_mean(o * o.log() + (1 - o) * (1 - o).log(), total)
 
 
-def variance(rendering: Rendering) -> Tensor:
+def variance(rendering: Rendering, total: Total = _here) -> Tensor:
     """Mean variance of the distance on the rays that meet something."""
     solid = rendering.opacity.detach() > 0.5
-    return (rendering.variance * solid).sum() / solid.sum().clamp_min(1)
+    return (rendering.variance * solid).sum() / total(solid.sum()).clamp_min(1)
 
 
 TERMS = {"orientation": orientation, "sparsity": sparsity, "opaque": opaque, "variance": variance}
@@ -109,9 +120,9 @@ class Regularisers:
         """Whether a rendering at that step must hold normals."""
         return "orientation" in self.weights(step)
 
-    def penalty(self, rendering: Rendering, step: int) -> Tensor:
+    def penalty(self, rendering: Rendering, step: int, total: Total = _here) -> Tensor:
         """The weighted sum at a step, a scalar."""
-        terms = [value * TERMS[name](rendering) for name, value in self.weights(step).items()]
+        terms = [value * TERMS[name](rendering, total) for name, value in self.weights(step).items()]
         return torch.stack(terms).sum() if terms else rendering.image.new_zeros(())
 
 
