@@ -106,8 +106,10 @@ def test_clip_similarity_of_a_model_on_disk(truth):
 
 def test_training_goes_on_from_the_shipped_weights(prior, tmp_path):
     restore(ASSETS, tmp_path)
-    unet, autoencoder = load(networks.unet(), tmp_path, "unet"), load(networks.autoencoder(), tmp_path, "vae")
-    z, t, text = torch.randn(1, 8, 16, 16), torch.tensor([500]), torch.randn(1, 20, 128)
-    assert torch.allclose(unet(z, t, text).sample, prior.pipeline.unet(z, t, text).sample, atol=1e-5)
+    network, autoencoder = load(networks.Conditioned(), tmp_path, "unet"), load(networks.autoencoder(), tmp_path, "vae")
+    z, t = torch.randn(1, 8, 16, 16), torch.tensor([500])
+    ids = prior.pipeline.tokenizer(["a red cube"], padding="max_length", return_tensors="pt").input_ids
+    text = prior.pipeline.text_encoder(ids).last_hidden_state
+    assert torch.allclose(network(z, t, ids), prior.pipeline.unet(z, t, text).sample, atol=1e-5)
     assert torch.allclose(autoencoder.decode(z).sample, prior.pipeline.vae.decode(z).sample, atol=1e-5)
     assert {path.stem for path in tmp_path.iterdir()} == {"judge", "clip", "vae", "unet"}

@@ -29,17 +29,12 @@ def export(folder: Path, destination: Path, *, card: str) -> None:
         card: text of its README.md.
     """
     from diffusers import StableDiffusionPipeline
-    from transformers import CLIPTextModel
 
-    clip = load(networks.clip(), folder, "clip")
-    text: Any = CLIPTextModel(clip.config.text_config)
-    missing = text.load_state_dict(clip.text_model.state_dict(), strict=False)
-    if missing.missing_keys or missing.unexpected_keys:
-        text.text_model.load_state_dict(clip.text_model.state_dict())
+    clip, network = load(networks.clip(), folder, "clip"), load(networks.Conditioned(), folder, "unet")
     pipeline: Any = StableDiffusionPipeline(
         vae=load(networks.autoencoder(), folder, "vae-normalised"),
-        unet=load(networks.unet(), folder, "unet"),
-        text_encoder=text,
+        unet=network.unet,
+        text_encoder=network.text,
         tokenizer=tokenizer(),
         scheduler=networks.scheduler(),
         safety_checker=None,
@@ -61,14 +56,18 @@ def export(folder: Path, destination: Path, *, card: str) -> None:
 def restore(pipeline: Path, folder: Path) -> None:
     """The reverse of `export`: a shipped prior's networks as stage files in `folder`, from which training goes on."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPModel
+    from transformers import CLIPModel, CLIPTextModel
 
     judge, _ = read_tensors(pipeline / "judge.safetensors", kind=JUDGE_KIND)
+    drawing = {
+        "unet": UNet2DConditionModel.from_pretrained(pipeline / "unet", local_files_only=True),
+        "text": CLIPTextModel.from_pretrained(pipeline / "text_encoder", local_files_only=True),
+    }
     states = {
         "judge": judge,
         "clip": CLIPModel.from_pretrained(pipeline / "clip", local_files_only=True).state_dict(),
         "vae": AutoencoderKL.from_pretrained(pipeline / "vae", local_files_only=True).state_dict(),
-        "unet": UNet2DConditionModel.from_pretrained(pipeline / "unet", local_files_only=True).state_dict(),
+        "unet": {f"{part}.{key}": value for part, network in drawing.items() for key, value in network.state_dict().items()},
     }
     for name, state in states.items():
         floats = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
@@ -99,8 +98,9 @@ it. It was trained from nothing on pictures that `modeseek.solids` renders, so t
 - Pictures: 64 x 64. Eight shapes, alone or on a base; six composites (house, car, mushroom, rocket, robot, boat); eight colours; four
   backgrounds; front, side and back views (azimuth +-30 degrees, elevation 8 to 32) and overhead ones (elevation 55 to 75).
 - Language: `a red cube on a blue cylinder, grey background, front view`; both clauses may be left out. Other words are unknown to it.
-- Parts: AutoencoderKL (16 x 16 x 8, channels normalised), UNet2DConditionModel (v-prediction, zero terminal SNR), the text tower of a
-  CLIPModel trained on the same pictures (`clip/`), and an independent attribute classifier (`judge.safetensors`).
+- Parts: AutoencoderKL (16 x 16 x 8, channels normalised), UNet2DConditionModel (v-prediction, zero terminal SNR) with a text
+  tower that learned on with it from that of a CLIPModel of the same pictures (`clip/`), and an independent attribute classifier
+  (`judge.safetensors`).
 - Held out of training: one colour of each object, one base colour for each shape (`Scene.held_out`).
 - Limits: it knows nothing but this world; it draws no text, no people, nothing else. Numbers from its features are not FID or CLIP scores.
 - Rebuild: `modeseek train solids`, resumable.

@@ -61,6 +61,25 @@ def clip() -> Any:
     return CLIPModel(CLIPConfig(text_config=shared | text, vision_config=shared | vision, projection_dim=64))
 
 
+class Conditioned(nn.Module):
+    """The UNet with the text tower whose states it attends to: (z, t, token ids) -> v."""
+
+    def __init__(self) -> None:
+        from transformers import CLIPTextModel
+
+        super().__init__()
+        self.unet: Any = unet()
+        self.text: Any = CLIPTextModel(clip().config.text_config)
+
+    def forward(self, z: Tensor, t: Tensor, ids: Tensor) -> Tensor:
+        return self.unet(z, t, self.text(ids).last_hidden_state).sample
+
+    def take_text(self, tower: nn.Module) -> None:
+        """Start from the text tower of a CLIPModel."""
+        owner = self.text if set(tower.state_dict()) == set(self.text.state_dict()) else self.text.text_model
+        owner.load_state_dict(tower.state_dict())
+
+
 def scheduler() -> Any:
     """v-prediction with zero terminal signal-to-noise ratio (Lin et al. 2024), so that sampling starts where training ends."""
     from diffusers import DDIMScheduler
