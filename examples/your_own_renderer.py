@@ -18,10 +18,10 @@ class Polygon(torch.nn.Module):
 
 polygon = Polygon()
 msd = modeseek.MSD(denoiser=modeseek.embedded("pinwheel"), draw=modeseek.ExactDraw())
-before = modeseek.pinwheel().log_prob(polygon().double()).mean()
+before = modeseek.pinwheel().log_prob(polygon().detach().double()).mean()
 for step in modeseek.distill(polygon, msd, steps=60, rate=0.08):
     if step.index % 20 == 0:
         print(f"step {step.index}: residual {float(step.estimate.info['residual'].mean()):.3f}, {step.calls:g} calls")
-after = modeseek.pinwheel().log_prob(polygon().double()).mean()
+after = modeseek.pinwheel().log_prob(polygon().detach().double()).mean()
 print(f"mean log density {float(before):.2f} -> {float(after):.2f}")
 assert after > before + 1

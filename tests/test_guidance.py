@@ -7,6 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from modeseek import Counted, Guided, GuidedPair, InvalidInput
+from modeseek.guidance import PerpNeg, perpendicular
 
 
 def test_scale_one_is_no_guidance(mixture, gaussian, x, sigma):
@@ -55,3 +56,29 @@ def test_a_pair_evaluated_at_once_is_two_denoisers(mixture, gaussian, x):
     assert_close(pair(x, sigma), two(x, sigma), rtol=0, atol=0)
     assert_close(pair(x, torch.tensor(2.0)), mixture(x, torch.tensor(2.0)), rtol=0, atol=0)
     assert asked == [7]
+
+
+def test_perp_neg_without_weights_is_guidance(mixture, gaussian, x, sigma):
+    off = PerpNeg(denoiser=mixture, weaker=gaussian, others=[lambda x, s: 2 * x], weights=torch.zeros(len(x), 1).double(), scale=3.0)
+    assert_close(off(x, sigma), Guided(denoiser=mixture, weaker=gaussian, scale=3.0)(x, sigma))
+
+
+def test_perp_neg_leaves_the_followed_direction_alone(mixture, gaussian, x, sigma):
+    """What is pushed off is perpendicular to D_c - D_u, and half of the other's perpendicular part at weight -0.5."""
+    other = lambda x, s: x + torch.tensor([1.0, -2.0]).to(x)  # noqa: E731
+    pushed = PerpNeg(denoiser=mixture, weaker=gaussian, others=[other], weights=torch.full((len(x), 1), -0.5).double(), scale=3.0)
+    moved = pushed(x, sigma) - Guided(denoiser=mixture, weaker=gaussian, scale=3.0)(x, sigma)
+    towards, away = mixture(x, sigma) - gaussian(x, sigma), other(x, sigma) - gaussian(x, sigma)
+    assert_close((moved * towards).sum(1), torch.zeros(len(x)).to(x), atol=1e-9, rtol=0)
+    assert_close(moved, 3.0 * -0.5 * perpendicular(away, towards))
+
+
+def test_perp_neg_acts_in_its_interval_and_on_copies_of_the_batch(mixture, gaussian, x, sigma):
+    weights = -torch.rand(len(x), 1, generator=torch.Generator().manual_seed(0)).double()
+    made = PerpNeg(denoiser=mixture, weaker=gaussian, others=[lambda x, s: -x], weights=weights, scale=3.0, interval=(1e-9, 1e3))
+    twice = made(torch.cat([x, x]), torch.cat([sigma, sigma]) if sigma.ndim else sigma)
+    assert_close(twice, torch.cat([made(x, sigma)] * 2))
+    outside = PerpNeg(denoiser=mixture, weaker=gaussian, others=[lambda x, s: -x], weights=weights, scale=3.0, interval=(1e6, 1e7))
+    assert_close(outside(x, sigma), mixture(x, sigma))
+    with pytest.raises(InvalidInput, match="of 0 or below"):
+        PerpNeg(denoiser=mixture, weaker=gaussian, others=[gaussian], weights=torch.ones(1, 1), scale=3.0)

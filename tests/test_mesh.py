@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from modeseek.errors import InvalidInput, MissingPackage
-from modeseek.representations.nerf import FieldSettings, HashGridSettings, Mesh, NeRF, NeRFSettings, extract_mesh
+from modeseek.representations.nerf import FieldSettings, HashGridSettings, Mesh, NeRF, NeRFSettings, degenerate, extract_mesh
 from modeseek.representations.nerf import mesh as module
 from modeseek.representations.nerf.mesh import covered_texels, lattice, suggested_threshold
 
@@ -137,3 +137,9 @@ def test_missing_packages_are_named(monkeypatch):
         extract_mesh(Sphere(), resolution=16)
     with pytest.raises(MissingPackage, match="trimesh"):
         Mesh(np.zeros((3, 3)), np.array([[0, 1, 2]]), np.zeros((3, 3)), 1.0).trimesh()
+
+
+def test_what_has_no_surface_is_named():
+    assert degenerate(Sphere()) == ""
+    assert degenerate(Sphere(sigma=0.1)) == "empty"
+    assert degenerate(Sphere(r=5.0)) == "fog"

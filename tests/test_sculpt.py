@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from modeseek.cli import main
-from modeseek.errors import InvalidInput, OutputError
+from modeseek.errors import Degenerate, InvalidInput, OutputError
 from modeseek.files import read_state
 from modeseek.generate import PriorChoice, varied
 from modeseek.sculpt import OBJECT_RECIPES, ObjectRun, ViewedPrior, reopened, resized, sculpt, steps_of, volume_of
@@ -75,6 +75,34 @@ def test_prompts_follow_the_cameras():
         denoise(torch.zeros(2, 1, 2, 2), torch.tensor(1.0))
     assert asked == [("a cat, front view", "a cat, back view"), ("a cat, side view", "a cat, side view")]
     assert viewed.event == (1, 2, 2)
+
+
+def test_perp_neg_asks_for_the_other_views(pipeline_folder):
+    run = ObjectRun(**{**vars(tiny_run(pipeline_folder("sd1"), steps=3)), "perp_neg": True})
+    prior = run.prior.open()
+    plain = ObjectRun(**{**vars(run), "perp_neg": False})
+    ends = [list(steps_of(which, prior, volume_of(which, prior)))[-1] for which in (run, plain)]
+    assert all(bool(step.estimate.gradient.isfinite().all()) for step in ends)
+    assert not torch.equal(ends[0].estimate.gradient, ends[1].estimate.gradient)
+
+    class Fake:
+        def denoiser(self, prompts, *, guidance, **settings):
+            word = prompts[0].split(", ")[1].split()[0]
+            ends = {"back": torch.tensor([[[[1.0, 0.0]]]]), "front": torch.tensor([[[[1.0, 1.0]]]]), "side": torch.zeros(1, 1, 1, 2)}
+            return lambda x, sigma: guidance * ends[word]
+
+    viewed = ViewedPrior(prior=Fake(), names=lambda: ["back"], azimuths=lambda: torch.tensor([180.0]))
+    found = viewed.denoiser(["a cat"], guidance=2.0)(torch.zeros(1, 1, 1, 2), torch.tensor(1.0))
+    assert torch.allclose(found, torch.tensor([[[[2.0, -2 * 1.967]]]]))  # the front is pushed off beside the back's direction
+
+
+def test_an_object_that_is_lost_stops_its_run(pipeline_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("modeseek.sculpt.degenerate", lambda volume: "empty")
+    run = tiny_run(pipeline_folder("sd1"), steps=60)
+    with pytest.raises(Degenerate, match=r"step 8: the object is empty and has been for 3 previews; its last state is in .* --seed"):
+        list(sculpt(run, tmp_path))
+    assert not json.loads((tmp_path / "run.json").read_text())["finished"]
+    assert (tmp_path / "preview.png").exists()
 
 
 def test_cameras_stay_as_long_as_a_target(pipeline_folder):

@@ -149,6 +149,8 @@ class Object:
     """Steps that one estimate, and its cameras, serve."""
     rate: float | None = None
     """Learning rate."""
+    perp_neg: bool = False
+    """Push each view off the words for the others."""
     seed: int = 0
     """Of all randomness."""
     out: Path | None = None
@@ -297,7 +299,7 @@ def sculpt(command: Object) -> None:
     names = ("steps", "guidance", "draw_steps", "refresh", "rate")
     recipe = varied(command.method, recipes=OBJECT_RECIPES, **{name: getattr(command, name) for name in names})
     chosen: dict[str, Any] = {"prompt": command.prompt, "negative": command.negative, "prior": _prior(command), "recipe": recipe}
-    chosen |= {"preset": command.preset, "views": command.views, "seed": command.seed}
+    chosen |= {"preset": command.preset, "views": command.views, "perp_neg": command.perp_neg, "seed": command.seed}
     out = _folder(command.out, "3d", command.prompt, command.method)
     with started(command.device) as ranks, _progress(shown=ranks.leads) as progress:
         task = progress.add_task(f"{command.method}: loading {command.prior}", total=recipe.steps)

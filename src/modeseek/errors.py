@@ -13,6 +13,10 @@ class NonFiniteError(ModeseekError, FloatingPointError):
     """A state or gradient became NaN or infinite; the run stopped and its last good state is kept."""
 
 
+class Degenerate(ModeseekError, RuntimeError):
+    """An object became empty or fog; the run stopped and its last state is kept."""
+
+
 class WeightsError(ModeseekError, ValueError):
     """A weight file is truncated, foreign, or does not fit the network it was opened for."""
 

@@ -8,7 +8,9 @@
     checkpoint.safetensors         from which a killed run goes on to the same object
 
 A prompt is extended by the word for each view ("..., side view"): cameras move, so which prompts a denoiser is asked for changes from step
-to step (`ViewedPrior`). A target that serves several steps needs the same cameras for as long, so the NeRF keeps them (`Views.refresh`).
+to step (`ViewedPrior`); with Perp-Neg each view is pushed off the words for the others, the more the further it is turned from them. A
+target that serves several steps needs the same cameras for as long, so the NeRF keeps them (`Views.refresh`). An object that is empty or
+fog (`degenerate`) at three previews in a row stops its run, with its state on disk.
 """
 
 from __future__ import annotations
@@ -28,15 +30,15 @@ import modeseek
 from modeseek.denoiser import Denoiser
 from modeseek.distill import Step, distill
 from modeseek.distributed import ALONE, Ranks
-from modeseek.errors import InvalidInput, OutputError, WeightsError
+from modeseek.errors import Degenerate, InvalidInput, OutputError, WeightsError
 from modeseek.files import read_json, read_state, write_json
 from modeseek.generate import PriorChoice, claim, line_of, lines_before, plain_config, write_lines
-from modeseek.guidance import EVERYWHERE, Interval
+from modeseek.guidance import EVERYWHERE, Interval, PerpNeg
 from modeseek.plots.pictures import save_animation, save_picture, save_sheet, tiled
 from modeseek.priors.images import ImagePrior
 from modeseek.priors.spread import spread
 from modeseek.recipes import Recipe, build
-from modeseek.representations.nerf import Cameras, NeRF, NeRFSettings, Ranges, extract_mesh
+from modeseek.representations.nerf import Cameras, NeRF, NeRFSettings, Ranges, degenerate, extract_mesh
 
 OBJECT_RECIPES: dict[str, Recipe] = {
     "msd": Recipe(
@@ -52,6 +54,7 @@ OBJECT_RECIPES: dict[str, Recipe] = {
 }
 """By name; `modeseek 3d --method NAME`. The paper takes 10 000 steps at 1e-2 with Stable Diffusion."""
 PREVIEWS = 20
+PATIENCE = 3  # previews in a row at which an object may be empty or fog before its run is stopped
 TURNTABLE = 24
 
 
@@ -62,30 +65,70 @@ class ViewedPrior:
     Args:
         prior: the model.
         names: the views of the moment, asked at each call.
+        azimuths: for Perp-Neg: where their cameras stand, in degrees; None: classifier-free guidance alone.
     """
 
     prior: ImagePrior
     names: Callable[[], Sequence[str]]
+    azimuths: Callable[[], Tensor] | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.prior, name)
 
     def denoiser(self, prompts: Sequence[str], *, guidance: float = 7.5, negative: str = "", interval: Interval = EVERYWHERE) -> Denoiser:
-        """D that is asked for the views of the moment; prompts are encoded once for each combination of views met."""
-        known: dict[tuple[str, ...], Denoiser] = {}
+        """D that is asked for the views of the moment; prompts are encoded once for each combination of views met.
+
+        With Perp-Neg a call costs five network passes an item in place of two.
+        """
+        known: dict[tuple[tuple[str, ...], float], Denoiser] = {}
+
+        def of(names: Sequence[str], scale: float) -> Denoiser:
+            key = (tuple(names), scale)
+            if key not in known:
+                extended = [f"{prompt}, {name} view" for prompt, name in zip(prompts, names, strict=True)]
+                known[key] = self.prior.denoiser(extended, guidance=scale, negative=negative, interval=interval)
+            return known[key]
 
         def viewed(x: Tensor, sigma: Tensor) -> Tensor:
-            names = tuple(self.names())
-            if names not in known:
-                extended = [f"{prompt}, {name} view" for prompt, name in zip(prompts, names, strict=True)]
-                known[names] = self.prior.denoiser(extended, guidance=guidance, negative=negative, interval=interval)
-            return known[names](x, sigma)
+            names = self.names()
+            if self.azimuths is None:
+                return of(names, guidance)(x, sigma)
+            weights = [perp_neg_weights(float(azimuth), name) for azimuth, name in zip(self.azimuths(), names, strict=True)]
+            others = [of([side] * len(prompts), 1.0) for side in ("front", "side")]
+            pushed = PerpNeg(
+                denoiser=of(names, 1.0),
+                weaker=of(names, 0.0),
+                others=others,
+                weights=torch.tensor(weights),
+                scale=guidance,
+                interval=interval,
+            )
+            return pushed(x, sigma)
 
         return viewed
 
     def auxiliary(self, prompts: Sequence[str], *, rank: int = 4, seed: int = 0) -> nn.Module:
         """VSD's network sees the prompt without its view, as published."""
         return self.prior.auxiliary(prompts, rank=rank, seed=seed)
+
+
+def perp_neg_weights(azimuth: float, name: str) -> tuple[float, float]:
+    """Perp-Neg's weights of "front view" and "side view" (Armandpour et al. 2023, with threestudio's numbers): 0 where it is that view.
+
+    Example:
+        >>> [tuple(round(w, 2) + 0.0 for w in perp_neg_weights(a, "")) for a in (0.0, 90.0, -180.0)]
+        [(0.0, -1.57), (-1.57, 0.0), (-1.97, -0.39)]
+    """
+    if name == "overhead":
+        return 0.0, 0.0
+    turned = abs((azimuth + 180) % 360 - 180) / 90
+
+    def decay(a: float, c: float, r: float) -> float:
+        return -max(0.0, a * math.exp(-0.5 * r) + c)
+
+    if turned <= 1:  # from the front, 0, to the side, 1
+        return decay(4, -2.426, 1 - turned), decay(4, -2.426, turned)
+    return decay(1, 0.967, 2 - turned), decay(1, -0.606, 2 - turned)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +143,7 @@ class ObjectRun:
         preset: "cpu" (small, for the embedded prior) or "paper".
         views: pictures a step; None: the preset's.
         size: side of a rendered picture; None: the prior's, or the preset's where that is larger.
+        perp_neg: push each view off the words for the others.
         seed: of everything random.
     """
 
@@ -110,6 +154,7 @@ class ObjectRun:
     preset: Literal["cpu", "paper"] = "cpu"
     views: int | None = None
     size: int | None = None
+    perp_neg: bool = False
     seed: int = 0
 
     @property
@@ -137,7 +182,10 @@ def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
 def steps_of(run: ObjectRun, prior: ImagePrior, nerf: NeRF, *, checkpoint: Path | None = None, ranks: Ranks = ALONE) -> Iterator[Step]:
     """The loop of a run on its NeRF; `ranks` share the views of a step."""
     nerf.ranks, shared = ranks, spread(prior, ranks)
-    viewed = ViewedPrior(prior=shared, names=lambda: nerf.cameras.names)
+    azimuths = (lambda: nerf.cameras.azimuth) if run.perp_neg else None
+    viewed = ViewedPrior(prior=shared, names=lambda: nerf.cameras.names, azimuths=azimuths)
+    if run.perp_neg and getattr(getattr(prior, "family", None), "guidance", "classifier-free") != "classifier-free":
+        raise InvalidInput("Perp-Neg needs a model with classifier-free guidance; this one has its guidance built in or none")
     prompts = [run.prompt] * nerf.settings.views.count
     gradient = build(run.recipe, viewed, prompts, guidance=run.guidance, negative=run.negative, seed=run.seed)
     ranks.summed(getattr(gradient, "optimiser", None))
@@ -170,6 +218,7 @@ def sculpt(run: ObjectRun, out: Path, *, ranks: Ranks = ALONE) -> Iterator[Step]
 
     Raises:
         RankLost: another process died or froze.
+        Degenerate: the object is empty or fog at three previews in a row; its state and its previews stay.
         OutputError: the folder holds another run, or cannot be written.
         InvalidInput, WeightsError: the prior cannot be opened, or the prompt means nothing to it.
     """
@@ -180,6 +229,7 @@ def sculpt(run: ObjectRun, out: Path, *, ranks: Ranks = ALONE) -> Iterator[Step]
     nerf = volume_of(run, prior)
     stride = max(1, run.recipe.steps // PREVIEWS)
     lines: list[dict[str, float]] | None = None
+    lost: list[str] = []
     for step in steps_of(run, prior, nerf, checkpoint=out / "checkpoint.safetensors", ranks=ranks):
         if lines is None:
             lines = lines_before(out, step.index)
@@ -187,6 +237,14 @@ def sculpt(run: ObjectRun, out: Path, *, ranks: Ranks = ALONE) -> Iterator[Step]
         if ranks.leads and ((step.index + 1) % stride == 0 or step.index == 0):
             write_lines(out, lines)
             save_picture(out / "preview.png", tiled(around(nerf, 4), 4))
+        if (step.index + 1) % stride == 0 and stride > 1:
+            wrong = degenerate(nerf.field)
+            lost = [*lost, wrong] if wrong else []
+            if len(lost) >= PATIENCE:
+                words = f"the object is {wrong} and has been for {PATIENCE} previews"
+                raise Degenerate(
+                    f"step {step.index}: {words}; its last state is in {out}: try another --seed, or a lower --rate, in another --out"
+                )
         yield step
     ranks.first(lambda: _finish(out, run, config, lines or lines_before(out, math.inf), nerf))
 

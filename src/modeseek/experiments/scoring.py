@@ -22,6 +22,7 @@ from torch.nn.functional import interpolate, normalize
 
 from modeseek.metrics import frechet_distance
 from modeseek.metrics.bootstrap import bootstrap_error
+from modeseek.priors.pipelines.components import quiet_libraries
 from modeseek.solids.scoring import scorer
 
 CLIP_LARGE = "openai/clip-vit-large-patch14"
@@ -90,8 +91,9 @@ def clip_model(path_or_id: str) -> Any | None:
     from transformers import AutoTokenizer, CLIPModel
 
     try:
-        model: Any = CLIPModel.from_pretrained(path_or_id, local_files_only=True, use_safetensors=True)
-        return model.float().eval().requires_grad_(False), AutoTokenizer.from_pretrained(path_or_id, local_files_only=True)
+        with quiet_libraries():
+            model: Any = CLIPModel.from_pretrained(path_or_id, local_files_only=True, use_safetensors=True)
+            return model.float().eval().requires_grad_(False), AutoTokenizer.from_pretrained(path_or_id, local_files_only=True)
     except OSError:
         return None
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from modeseek.denoiser import Denoiser, per_item
-from modeseek.guidance import EVERYWHERE, GuidedPair, Interval
+from modeseek.guidance import EVERYWHERE, GuidedPair, Interval, perpendicular
 from modeseek.priors.pipelines.base import ConditionedDenoiser, PipelinePrior, tiled
 from modeseek.priors.pipelines.lora import LowRankAuxiliary
 
@@ -85,18 +85,6 @@ class PromptedPrior:
             for other, weight in zip(away, tiled({"weights": now.weights}, count)["weights"].T, strict=True):
                 strong = strong + per_item(weight.to(x), x) * perpendicular(other - weak, towards)
         return strong, weak
-
-
-def perpendicular(v: Tensor, u: Tensor) -> Tensor:
-    """The part of each item of v that is perpendicular to u (Armandpour et al. 2023).
-
-    Example:
-        >>> perpendicular(torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 2.0]]))
-        tensor([[3., 0.]])
-    """
-    square = u.square().flatten(1).sum(1)
-    along = (v * u).flatten(1).sum(1) / torch.where(square > 0, square, 1.0)
-    return v - per_item(along, u) * u
 
 
 def resized(image: Tensor, size: tuple[int, int]) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from modeseek.files import read_json, read_tensors, write_atomically, write_json, write_tensors, write_text
+from modeseek.priors.pipelines.components import quiet_libraries
 from modeseek.solids import networks
 from modeseek.solids.text import tokenizer
 from modeseek.solids.training import WEIGHTS_KIND, SolidsConfig, load
@@ -59,18 +60,20 @@ def restore(pipeline: Path, folder: Path) -> None:
     from transformers import CLIPModel, CLIPTextModel
 
     judge, _ = read_tensors(pipeline / "judge.safetensors", kind=JUDGE_KIND)
-    drawing = {
-        "unet": UNet2DConditionModel.from_pretrained(pipeline / "unet", local_files_only=True),
-        "text": CLIPTextModel.from_pretrained(pipeline / "text_encoder", local_files_only=True),
-    }
-    states = {
-        "judge": judge,
-        "clip": CLIPModel.from_pretrained(pipeline / "clip", local_files_only=True).state_dict(),
-        "vae": AutoencoderKL.from_pretrained(pipeline / "vae", local_files_only=True).state_dict(),
-        "unet": {f"{part}.{key}": value for part, network in drawing.items() for key, value in network.state_dict().items()},
-    }
-    for name, state in states.items():
-        floats = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+
+    def state(network: Any, part: str) -> dict[str, Any]:
+        return network.from_pretrained(pipeline / part, local_files_only=True).state_dict()
+
+    with quiet_libraries():
+        drawing = {"unet": state(UNet2DConditionModel, "unet"), "text": state(CLIPTextModel, "text_encoder")}
+        states = {
+            "judge": judge,
+            "clip": state(CLIPModel, "clip"),
+            "vae": state(AutoencoderKL, "vae"),
+            "unet": {f"{part}.{key}": value for part, parts in drawing.items() for key, value in parts.items()},
+        }
+    for name, values in states.items():
+        floats = {key: value.float() if value.is_floating_point() else value for key, value in values.items()}
         write_tensors(folder / f"{name}.safetensors", floats, {"modeseek": WEIGHTS_KIND})
 
 

@@ -16,6 +16,7 @@ from torch.nn.functional import normalize
 
 from modeseek.errors import InvalidInput
 from modeseek.files import read_tensors
+from modeseek.priors.pipelines.components import quiet_libraries
 from modeseek.solids.data import ATTRIBUTES, labels
 from modeseek.solids.export import JUDGE_KIND
 from modeseek.solids.networks import Judge
@@ -38,7 +39,8 @@ class Scorer:
         self.judge = Judge()
         self.judge.load_state_dict(read_tensors(folder / "judge.safetensors", kind=JUDGE_KIND)[0])
         self.judge.float().eval().requires_grad_(False)
-        self.clip = CLIPModel.from_pretrained(folder / "clip", local_files_only=True).float().eval().requires_grad_(False)
+        with quiet_libraries():
+            self.clip = CLIPModel.from_pretrained(folder / "clip", local_files_only=True).float().eval().requires_grad_(False)
         self.tokens = tokenizer()
 
     @torch.no_grad()

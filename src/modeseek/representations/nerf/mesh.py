@@ -122,6 +122,24 @@ def suggested_threshold(densities: np.ndarray, radius: float) -> float:
 
 
 @torch.no_grad()
+def degenerate(volume: Volume, *, resolution: int = 24) -> str:
+    """What keeps a volume from having a surface at all: "empty", "fog", or "" where nothing does."""
+    densities = lattice(volume, resolution)
+    try:
+        cut = suggested_threshold(densities, volume.radius)
+    except InvalidInput:
+        return "empty"
+    return "fog" if float((_shell(densities) > cut).mean()) > 0.5 else ""
+
+
+def _shell(densities: np.ndarray) -> np.ndarray:
+    """The densities on the box's boundary."""
+    outer = np.ones_like(densities, dtype=bool)
+    outer[1:-1, 1:-1, 1:-1] = False
+    return densities[outer]
+
+
+@torch.no_grad()
 def extract_mesh(volume: Volume, *, resolution: int = 128, threshold: float | None = None, texture: int | None = None) -> Mesh:
     """The surface of a volume where its density crosses a threshold.
 
@@ -139,16 +157,15 @@ def extract_mesh(volume: Volume, *, resolution: int = 128, threshold: float | No
         raise InvalidInput(f"a mesh needs a resolution of at least 4 and a texture of at least 16, got {resolution} and {texture}")
     measure, radius, densities = optional("skimage.measure"), volume.radius, lattice(volume, resolution)
     cut = suggested_threshold(densities, radius) if threshold is None else threshold
-    shell = np.ones_like(densities, dtype=bool)
-    shell[1:-1, 1:-1, 1:-1] = False
-    if (covered := float((densities[shell] > cut).mean())) > 0.5:
+    shell = _shell(densities)
+    if (covered := float((shell > cut).mean())) > 0.5:
         raise InvalidInput(
             f"the field is fog: {covered:.0%} of the box's boundary is denser than the threshold {cut:.3g}; give a higher one"
         )
     if not densities.min() < cut < densities.max():
         span = f"between {densities.min():.3g} and {densities.max():.3g}"
         raise InvalidInput(f"no surface at the threshold {cut:.3g}: densities are {span}; give another, or train on")
-    closed = np.pad(densities, 1, constant_values=min(0.0, 2 * cut - float(densities[shell].max())))
+    closed = np.pad(densities, 1, constant_values=min(0.0, 2 * cut - float(shell.max())))
     vertices, faces, _, _ = measure.marching_cubes(closed, level=cut, gradient_direction="ascent")
     vertices = (vertices - 1) / (resolution - 1) * 2 * radius - radius
     mesh = Mesh(vertices, faces, _colours(volume, vertices), float(cut))
