@@ -117,6 +117,20 @@ def test_cameras_stay_as_long_as_a_target(pipeline_folder):
     assert seen[0] != seen[5]
 
 
+@pytest.mark.parametrize("method", ["msd", "vsd", "sds"])
+def test_pictures_grow_with_their_cameras(pipeline_folder, method):
+    recipe = varied(method, recipes=OBJECT_RECIPES, steps=6, draw_steps=2, refresh=2)
+    run = ObjectRun(prompt="a cat", prior=PriorChoice(name=str(pipeline_folder("sd1"))), recipe=recipe, views=1, size=12, low=(8, 3))
+    prior = run.prior.open()
+    nerf, sizes = volume_of(run, prior), []
+    for step in steps_of(run, prior, nerf):
+        assert bool(step.estimate.gradient.isfinite().all())
+        sizes.append(nerf.size)
+    assert sizes == [(8, 8)] * 4 + [(12, 12)] * 2
+    with pytest.raises(InvalidInput, match="positive"):
+        volume_of(ObjectRun(**{**vars(run), "low": (0, 3)}), prior)
+
+
 def test_resizing_keeps_pictures_of_the_right_size():
     image = torch.rand(1, 3, 8, 8)
     assert resized(image, (8, 8)) is image

@@ -149,6 +149,10 @@ class Object:
     """Steps that one estimate, and its cameras, serve."""
     rate: float | None = None
     """Learning rate."""
+    size: int | None = None
+    """Side of a rendered picture in pixels; the prior's own by default, 512 with the paper's preset."""
+    low: tuple[int, int] | None = None
+    """Another side until a step: --low 64 5000 renders 64 x 64 in the first 5000 steps."""
     perp_neg: bool = False
     """Push each view off the words for the others."""
     seed: int = 0
@@ -300,6 +304,7 @@ def sculpt(command: Object) -> None:
     recipe = varied(command.method, recipes=OBJECT_RECIPES, **{name: getattr(command, name) for name in names})
     chosen: dict[str, Any] = {"prompt": command.prompt, "negative": command.negative, "prior": _prior(command), "recipe": recipe}
     chosen |= {"preset": command.preset, "views": command.views, "perp_neg": command.perp_neg, "seed": command.seed}
+    chosen |= {"size": command.size, "low": command.low}
     out = _folder(command.out, "3d", command.prompt, command.method)
     with started(command.device) as ranks, _progress(shown=ranks.leads) as progress:
         task = progress.add_task(f"{command.method}: loading {command.prior}", total=recipe.steps)

@@ -143,6 +143,7 @@ class ObjectRun:
         preset: "cpu" (small, for the embedded prior) or "paper".
         views: pictures a step; None: the preset's.
         size: side of a rendered picture; None: the prior's, or the preset's where that is larger.
+        low: (side, step): another size until that step; None: one size throughout.
         perp_neg: push each view off the words for the others.
         seed: of everything random.
     """
@@ -154,6 +155,7 @@ class ObjectRun:
     preset: Literal["cpu", "paper"] = "cpu"
     views: int | None = None
     size: int | None = None
+    low: tuple[int, int] | None = None
     perp_neg: bool = False
     seed: int = 0
 
@@ -170,7 +172,8 @@ def volume_of(run: ObjectRun, prior: ImagePrior) -> NeRF:
     settings = NeRFSettings.cpu() if run.preset == "cpu" else NeRFSettings.paper()
     size = (run.size, run.size) if run.size is not None else prior.image_size if run.preset == "cpu" else settings.views.size
     laws = Ranges.solids_views() if run.prior.name == "solids" else settings.views.laws
-    views = replace(settings.views, count=run.views or settings.views.count, size=size, laws=laws, refresh=run.recipe.refresh)
+    low = None if run.low is None else (run.low[0], run.low[0], run.low[1])
+    views = replace(settings.views, count=run.views or settings.views.count, size=size, low=low, laws=laws, refresh=run.recipe.refresh)
     return NeRF(replace(settings, views=views), seed=run.seed).to(prior.device)
 
 
@@ -197,7 +200,7 @@ def steps_of(run: ObjectRun, prior: ImagePrior, nerf: NeRF, *, checkpoint: Path 
         rate=run.recipe.rate,
         schedule=run.recipe.schedule,
         encode=lambda image: shared.encode(resized(image, prior.image_size)),
-        decode=(lambda x: resized(shared.decode(x), nerf.settings.views.size)) if run.recipe.space == "image" else None,
+        decode=(lambda x: resized(shared.decode(x), nerf.size)) if run.recipe.space == "image" else None,
         space=run.recipe.space,
         refresh=run.recipe.refresh,
         seed=run.seed,

@@ -44,6 +44,7 @@ class Views:
     Args:
         count: views a call.
         size: (height, width).
+        low: (height, width, step): another size until that step, or until the first draw of cameras after it; None: one size throughout.
         laws: what cameras are drawn from, in turn.
         accumulate: calls a step, as the loop's.
         refresh: steps for which the same cameras come again, as the loop's.
@@ -51,12 +52,13 @@ class Views:
 
     count: int = 1
     size: tuple[int, int] = (64, 64)
+    low: tuple[int, int, int] | None = None
     laws: tuple[Ranges, ...] = (Ranges(),)
     accumulate: int = 1
     refresh: int = 1
 
     def __post_init__(self) -> None:
-        if min(self.count, *self.size, self.accumulate, self.refresh) < 1 or len(self.laws) == 0:
+        if min(self.count, *self.size, *(self.low or ()), self.accumulate, self.refresh) < 1 or len(self.laws) == 0:
             raise InvalidInput(f"views need a positive count, size, accumulate and refresh, and a law of cameras, got {self}")
 
     def index(self, call: int) -> int:
@@ -68,6 +70,16 @@ class Views:
         """
         held = self.accumulate * self.refresh
         return call // held * self.accumulate + call % self.accumulate
+
+    def size_of(self, call: int) -> tuple[int, int]:
+        """(height, width) of a call's pictures, the same for all that share their cameras.
+
+        Example:
+            >>> [Views(low=(32, 32, 3), refresh=2).size_of(call) for call in range(5)]
+            [(32, 32), (32, 32), (32, 32), (32, 32), (64, 64)]
+        """
+        first = call // (self.accumulate * self.refresh) * self.refresh
+        return self.size if self.low is None or first >= self.low[2] else self.low[:2]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,15 +209,21 @@ class NeRF(nn.Module):
         """Optimiser steps so far: calls over passes."""
         return self.calls // self.settings.views.accumulate
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the pictures of the last call."""
+        return self.settings.views.size_of(max(0, self.calls - 1))
+
     def forward(self, cameras: Cameras | None = None, size: tuple[int, int] | None = None) -> Tensor:
         """Pictures: of the cameras and size given, or of those that this call draws."""
         if not (self.training and torch.is_grad_enabled()):
             seen = cameras if cameras is not None else self.cameras
             return self.ranks.divided(len(seen), lambda own: self.render(_some(seen, own), size).image)
         drawn = cameras if cameras is not None else self._drawn()
+        shown = size or self.settings.views.size_of(self.calls)
         self._update()
         light = self._light(drawn, self.step, self._rng("light", self.calls))
-        image = self.ranks.divided(len(drawn), lambda own: self._shown(drawn, own, size, light))
+        image = self.ranks.divided(len(drawn), lambda own: self._shown(drawn, own, shown, light))
         self.cameras = drawn
         self.calls += 1
         return image
@@ -260,9 +278,9 @@ class NeRF(nn.Module):
             length = self.settings.march.step(self.field.radius)
             self.occupancy.update(self.field, step_length=length, rng=self._rng("cells", self.step))
 
-    def _shown(self, cameras: Cameras, own: slice, size: tuple[int, int] | None, light: Light | None) -> Tensor:
+    def _shown(self, cameras: Cameras, own: slice, size: tuple[int, int], light: Light | None) -> Tensor:
         """Pictures of some of a training call's views, with their part of the regularisers; chance is that of the whole call."""
-        height, width = size or self.settings.views.size
+        height, width = size
         rng = self._rng("rays", self.calls)
         torch.rand(own.start * height * width, generator=rng, dtype=torch.float32)  # the places of the rays of the views before
         if light is not None:
@@ -292,7 +310,7 @@ class NeRF(nn.Module):
         return render(
             self.field,
             cameras.to(like),
-            size or self.settings.views.size,
+            size or self.size,
             march=self.settings.march,
             occupancy=self.occupancy,
             light=light,
