@@ -9,7 +9,8 @@ from modeseek.cli import main
 from modeseek.errors import Degenerate, InvalidInput, OutputError
 from modeseek.files import read_state
 from modeseek.generate import PriorChoice, varied
-from modeseek.sculpt import OBJECT_RECIPES, ObjectRun, ViewedPrior, reopened, resized, sculpt, steps_of, volume_of
+from modeseek.priors.viewed import ViewedPrior
+from modeseek.sculpt import OBJECT_RECIPES, ObjectRun, reopened, resized, sculpt, steps_of, volume_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::modeseek.errors.PromptCut")
 SMALL = {"steps": 30, "refresh": 3, "draw_steps": 2}
