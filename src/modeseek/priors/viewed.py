@@ -1,7 +1,7 @@
 """A prior whose prompts follow the cameras of an object, and Perp-Neg between its views.
 
-"PROMPT, side view" is asked for where the camera stands at the side. With Perp-Neg (Armandpour et al. 2023) each view is pushed off the words
-for the others beside its own direction, the more the further it is turned from them: one remedy for a second front at the back.
+"PROMPT, side view" is asked for where the camera stands at the side. With Perp-Neg (Armandpour et al. 2023) each view is pushed off the
+words for the others beside its own direction, the more the further it is turned from them: one remedy for a second front at the back.
 """
 
 from __future__ import annotations
