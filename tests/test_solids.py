@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from modeseek.errors import InvalidInput
 from modeseek.solids.data import ATTRIBUTES, STRUCTURES, Bank, build_bank, labels, read_bank
-from modeseek.solids.networks import autoencoder
+from modeseek.solids.networks import autoencoder, scheduler
 from modeseek.solids.rendering import AMBIENT, DISTANCE, FIELD_OF_VIEW, LIGHT, Cameras, colour, hits, normals, palette, render, trace
 from modeseek.solids.shapes import PRIMITIVES, SLOTS, Part, box, capsule, cone, cylinder, ellipsoid, prism, pyramid, solid, sphere, torus
 from modeseek.solids.text import tokenizer
-from modeseek.solids.training import SolidsConfig, Stage, normalise
+from modeseek.solids.training import SolidsConfig, Stage, normalise, unet_loss
 from modeseek.solids.words import BACKGROUNDS, BASES, COLOURS, COMPOSITES, SHAPES, VIEWS, WORDS, Scene, check_words, parse, scenes
 
 
@@ -239,3 +239,28 @@ def test_a_stage_resumes_to_the_same_weights(tmp_path):
     one, two = ((tmp_path / name / "line.safetensors").read_bytes() for name in ("whole", "broken"))
     assert one == two
     assert not (tmp_path / "broken" / "line.checkpoint.safetensors").exists()
+
+
+def test_the_unets_loss_vanishes_at_the_exact_prediction(rng):
+    """Where all latents are 0, z = b n and v = a n = (a/b) z; a tenth of the captions is the empty one."""
+    a, b = (part.sqrt().float() for part in (scheduler().alphas_cumprod.double(), 1 - scheduler().alphas_cumprod.double()))
+    asked = []
+
+    class Exact(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.off = torch.nn.Parameter(torch.zeros(()))
+
+        def forward(self, z, t, ids):
+            asked.append(ids)
+            return (a / b)[t, None, None, None] * z + self.off
+
+    ids = torch.tensor([[5, 6], [5, 7], [0, 1]], dtype=torch.short)  # two captions, and the empty one
+    loss, network = unet_loss(torch.zeros(2, 8, 4, 4), ids), Exact()
+    assert float(loss(network, rng, 0).detach()) < 1e-9
+    network.off.data.fill_(0.5)
+    assert float(loss(network, rng, 1).detach()) == pytest.approx(0.25, rel=1e-3)
+    for seed in range(48):
+        loss(network, rng, seed)
+    empty = (torch.cat(asked) == ids[-1].long()).all(1).float()
+    assert abs(float(empty.mean()) - 0.1) < 4 * (0.1 * 0.9 / len(empty)) ** 0.5

@@ -195,6 +195,8 @@ class Train:
     """For solids: a finished prior's folder whose UNet goes on, its other networks taken as they are."""
     compile: bool = False
     """For solids: compile the UNet's training steps, a quarter faster where there is a C++ compiler."""
+    device: str = "cpu"
+    """For solids: where its networks are trained: cpu, cuda, cuda:1."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -329,7 +331,7 @@ def export(command: Export) -> None:
 def train(command: Train) -> None:
     """`modeseek train`."""
     if command.name == "solids":
-        train_prior(command.out / "solids", command.start, command.iterations, compiled=command.compile)
+        train_prior(command)
         return
     from dataclasses import replace
 
@@ -350,20 +352,22 @@ def train(command: Train) -> None:
     print(path)
 
 
-def train_prior(folder: Path, start: Path | None, iterations: int | None, *, compiled: bool = False) -> None:
-    """`modeseek train solids`: every stage, then the pipeline in FOLDER/pipeline."""
+def train_prior(command: Train) -> None:
+    """`modeseek train solids`: every stage, then the pipeline in OUT/solids/pipeline with its card."""
     from modeseek.files import write_text
+    from modeseek.priors.pipelines.loading import checked_device
     from modeseek.solids.export import export, model_card, restore
     from modeseek.solids.quality import measure
     from modeseek.solids.training import SolidsConfig, train_solids
 
-    config = SolidsConfig() if iterations is None else SolidsConfig(unet=iterations)
+    device, folder, start = checked_device(command.device), command.out / "solids", command.start
+    config = SolidsConfig() if command.iterations is None else SolidsConfig(unet=command.iterations)
     stages = None if start is None else folder / "start"
     if start is not None and stages is not None and not stages.exists():
         restore(start, stages)
     with _progress() as progress:
         tasks: dict[str, Any] = {}
-        for step in train_solids(folder, config, start=stages, compiled=compiled):
+        for step in train_solids(folder, config, start=stages, compiled=command.compile, device=device):
             if step.stage not in tasks:
                 tasks[step.stage] = progress.add_task(step.stage, total=step.total)
             progress.update(tasks[step.stage], completed=step.done, description=f"{step.stage}: loss {step.loss:.4f}")

@@ -106,7 +106,7 @@ it. It was trained from nothing on pictures that `modeseek.solids` renders, so t
   (`judge.safetensors`).
 - Held out of training: one colour of each object, one base colour for each shape (`Scene.held_out`).
 - Limits: it knows nothing but this world; it draws no text, no people, nothing else. Numbers from its features are not FID or CLIP scores.
-- Rebuild: `modeseek train solids`, resumable.
+- Rebuild: `modeseek train solids`, resumable; `--start` goes on from finished weights, `--device cuda` trains on a GPU.
 
     {config}
 

@@ -132,7 +132,9 @@ class Stage:
         checkpoint.unlink(missing_ok=True)
 
 
-def train_solids(folder: Path, config: SolidsConfig, *, start: Path | None = None, compiled: bool = False) -> Iterator[TrainingStep]:
+def train_solids(
+    folder: Path, config: SolidsConfig, *, start: Path | None = None, compiled: bool = False, device: str | torch.device = "cpu"
+) -> Iterator[TrainingStep]:
     """Every stage in turn; yields as it goes. Weights and checkpoints are in `folder`; `export` makes the pipeline of them.
 
     Args:
@@ -140,6 +142,7 @@ def train_solids(folder: Path, config: SolidsConfig, *, start: Path | None = Non
         config: sizes.
         start: folder of a finished training whose autoencoder, text model and judge are taken as they are and whose UNet goes on.
         compiled: whether the UNet's steps are compiled (a quarter faster on a CPU; needs a C++ compiler).
+        device: where networks are trained; pictures are coloured on the CPU.
     """
     from diffusers.models.attention_processor import AttnProcessor
 
@@ -151,10 +154,13 @@ def train_solids(folder: Path, config: SolidsConfig, *, start: Path | None = Non
             weights, _ = read_tensors(start / f"{name}.safetensors", kind=WEIGHTS_KIND)
             write_tensors(folder / f"{name}.safetensors", weights, {"modeseek": WEIGHTS_KIND})
     torch.manual_seed(config.seed)
-    yield from Stage(name="judge", network=networks.Judge(), loss=judge_loss(bank), steps=config.judge, rate=2e-3).run(folder, config)
-    yield from Stage(name="clip", network=networks.clip(), loss=clip_loss(bank), steps=config.clip, rate=1e-3).run(folder, config)
-    yield from Stage(name="vae", network=networks.autoencoder(), loss=vae_loss(bank), steps=config.vae, rate=1e-3).run(folder, config)
-    yield from _encode(bank, folder, config)
+    for name, make, loss, steps, rate in (
+        ("judge", networks.Judge, judge_loss(bank), config.judge, 2e-3),
+        ("clip", networks.clip, clip_loss(bank), config.clip, 1e-3),
+        ("vae", networks.autoencoder, vae_loss(bank), config.vae, 1e-3),
+    ):
+        yield from Stage(name=name, network=make().to(device), loss=loss, steps=steps, rate=rate).run(folder, config)
+    yield from _encode(bank, folder, config, device)
     network = networks.Conditioned()
     network.unet.set_attn_processor(AttnProcessor())  # of so few positions the fused attention's backward takes longer than the plain one
     network.take_text(load(networks.clip(), folder, "clip").text_model)
@@ -162,7 +168,7 @@ def train_solids(folder: Path, config: SolidsConfig, *, start: Path | None = Non
         network.load_state_dict(read_tensors(start / "unet.safetensors", kind=WEIGHTS_KIND)[0])
     data = read_tensors(folder / "latents.safetensors", kind=WEIGHTS_KIND)[0]
     loss = unet_loss(data["latents"], data["ids"])
-    stage = Stage(name="unet", network=network, loss=loss, steps=config.unet, rate=8e-4, average=0.999, compiled=compiled)
+    stage = Stage(name="unet", network=network.to(device), loss=loss, steps=config.unet, rate=8e-4, average=0.999, compiled=compiled)
     yield from stage.run(folder, config)
 
 
@@ -173,6 +179,11 @@ def load(network: Any, folder: Path, name: str) -> Any:
 
 
 # ---------------------------------------------------------------- the losses
+def place(network: nn.Module) -> torch.device:
+    """Where a network is; chance is drawn on the CPU wherever that is."""
+    return next(network.parameters()).device
+
+
 def judge_loss(bank: Bank) -> Loss:
     """Cross-entropy over all attributes, on pictures slightly noised and now and then blurred."""
 
@@ -183,9 +194,11 @@ def judge_loss(bank: Bank) -> Loss:
         )
         if float(torch.rand((), generator=rng)) < 0.3:
             images = interpolate(avg_pool2d(images, 2), scale_factor=2, mode="bilinear")
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = network(images)
-        return sum((cross_entropy(o.float(), t) for o, t in zip(logits, batch.labels().T, strict=True)), torch.zeros(()))
+        device = place(network)
+        with torch.autocast(device.type, torch.bfloat16):
+            logits = network(images.to(device))
+        wanted = batch.labels().T.to(device)
+        return torch.stack([cross_entropy(o.float(), t) for o, t in zip(logits, wanted, strict=True)]).sum()
 
     return loss
 
@@ -196,9 +209,10 @@ def clip_loss(bank: Bank) -> Loss:
 
     def loss(network: Any, rng: torch.Generator, seed: int) -> Tensor:
         batch = bank.batch(128, seed=seed)
-        ids = tokens(batch.captions(), padding="max_length", return_tensors="pt").input_ids
-        with torch.autocast("cpu", torch.bfloat16):
-            return network(input_ids=ids, pixel_values=2 * batch.images - 1, return_loss=True).loss.float()
+        device = place(network)
+        ids = tokens(batch.captions(), padding="max_length", return_tensors="pt").input_ids.to(device)
+        with torch.autocast(device.type, torch.bfloat16):
+            return network(input_ids=ids, pixel_values=2 * batch.images.to(device) - 1, return_loss=True).loss.float()
 
     return loss
 
@@ -207,11 +221,12 @@ def vae_loss(bank: Bank) -> Loss:
     """Reconstruction by L1, L2 and the L1 of differences between neighbours (edges), and the KL of the posterior."""
 
     def loss(network: Any, rng: torch.Generator, seed: int) -> Tensor:
-        images = 2 * bank.batch(16, seed=seed).images - 1
-        with torch.autocast("cpu", torch.bfloat16):
+        device = place(network)
+        images = 2 * bank.batch(16, seed=seed).images.to(device) - 1
+        with torch.autocast(device.type, torch.bfloat16):
             posterior = network.encode(images).latent_dist
             mean, std = posterior.mean.float(), posterior.std.float()
-            latents = mean + std * torch.randn(mean.shape, generator=rng)
+            latents = mean + std * torch.randn(mean.shape, generator=rng).to(device)
             error = network.decode(latents).sample.float() - images
         edges = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
         divergence = 0.5 * (mean**2 + std**2 - 1 - 2 * std.clamp_min(1e-6).log()).mean()
@@ -236,36 +251,36 @@ def unet_loss(latents: Tensor, ids: Tensor) -> Loss:
         text = torch.where(dropped[:, None], ids[-1], ids[chosen]).long()
         t = torch.randint(len(a), (64,), generator=rng)
         noise = torch.randn(clean.shape, generator=rng)
-        at, bt = a[t, None, None, None], b[t, None, None, None]
-        with torch.autocast("cpu", torch.bfloat16):
-            predicted = network(at * clean + bt * noise, t, text).float()
-        return ((predicted - (at * noise - bt * clean)) ** 2).mean()
+        at, bt, device = a[t, None, None, None], b[t, None, None, None], place(network)
+        with torch.autocast(device.type, torch.bfloat16):
+            predicted = network((at * clean + bt * noise).to(device), t.to(device), text.to(device)).float()
+        return ((predicted - (at * noise - bt * clean).to(device)) ** 2).mean()
 
     return loss
 
 
 # ---------------------------------------------------------------- latents of the UNet's data
 @torch.no_grad()
-def _encode(bank: Bank, folder: Path, config: SolidsConfig) -> Iterator[TrainingStep]:
+def _encode(bank: Bank, folder: Path, config: SolidsConfig, device: str | torch.device) -> Iterator[TrainingStep]:
     """Normalise the autoencoder's channels over the data and encode the UNet's pictures and captions, once."""
     path, total = folder / "latents.safetensors", config.latents
     if path.exists():
         yield TrainingStep("latents", total, total)
         return
-    autoencoder = load(networks.autoencoder(), folder, "vae")
+    autoencoder = load(networks.autoencoder(), folder, "vae").to(device)
     tokens, latents, ids = tokenizer(), [], []
     for done in range(0, total, 100):
         seed = zlib.crc32(f"{config.seed} latents {done}".encode())
         batch = bank.batch(min(100, total - done), seed=seed)
         captions = batch.captions(rng=torch.Generator().manual_seed(seed), silent=0.1)
-        with torch.autocast("cpu", torch.bfloat16):
-            latents.append(autoencoder.encode(2 * batch.images - 1).latent_dist.mean.float())
+        with torch.autocast(place(autoencoder).type, torch.bfloat16):
+            latents.append(autoencoder.encode(2 * batch.images.to(device) - 1).latent_dist.mean.float().cpu())
         ids.append(tokens(captions, padding="max_length", return_tensors="pt").input_ids.short())
         yield TrainingStep("latents", done, total)
     ids.append(tokens([""], padding="max_length", return_tensors="pt").input_ids.short())
     every = torch.cat(latents)
     mean, std = every.mean((0, 2, 3)), every.std((0, 2, 3))
-    normalise(autoencoder, mean, std)
+    normalise(autoencoder.cpu(), mean, std)
     write_tensors(folder / "vae-normalised.safetensors", autoencoder.state_dict(), {"modeseek": WEIGHTS_KIND})
     scaled = ((every - mean[:, None, None]) / std[:, None, None]).half()
     write_tensors(path, {"latents": scaled, "ids": torch.cat(ids)}, {"modeseek": WEIGHTS_KIND})
