@@ -39,8 +39,8 @@ CHECKPOINT_KIND, WEIGHTS_KIND = "solids-training", "solids-weights"
 
 @dataclass(frozen=True, kw_only=True)
 class SolidsConfig:
-    """Sizes of one training run. The shipped UNet had as many steps as the default in three runs, each from the last one's weights at the
-    full rate again: 2800 and 5000 with the contrastive text tower as it was, and 3000 in which it learned on.
+    """Sizes of one training run. The shipped UNet had as many steps as the default in four runs, each from the last one's weights at the
+    full rate again: 2800 and 5000 with the contrastive text tower as it was, and 3000 and 5600 in which it learned on.
 
     Args:
         per_view: cameras a structure and view in the bank.
@@ -53,7 +53,7 @@ class SolidsConfig:
     judge: int = 3000
     clip: int = 1000
     vae: int = 2000
-    unet: int = 10_800
+    unet: int = 16_400
     latents: int = 64_000
     seed: int = 0
 
