@@ -64,7 +64,7 @@ def finish(folder: Path, settings: Settings, cells: Sequence[Cell], results: Seq
 
 
 def _short(prompt: str) -> str:
-    return prompt.split(",")[0][:28]
+    return prompt.split(",")[0][:34].replace(" on ", "\non ")
 
 
 EXPERIMENT = Experiment(name="table4", summary="text to image, every method (Table 4)", cells=cells, finish=finish)
