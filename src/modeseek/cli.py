@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """Run experiments: table1 table2 table3 table4 table3d fig1 fig2 fig3 fig4 fig5 fig6 fig8 fig9 oracle frontier search search4 demo.
+    """Run experiments: table1 table2 table3 table4 table3d fig1 fig2 fig3 fig4 fig5 fig6 fig8 fig9 oracle frontier search search4 solids demo.
 
     Finished cells are kept in OUT/cells and not run again, so an interrupted run goes on where it stopped. Tables and pictures are in
     OUT/NAME (OUT/NAME-quick with --quick, with -seedN for another seed).
@@ -37,6 +37,8 @@ class Run:
     """Processes side by side; each gets its share of the cores."""
     seed: int = 0
     """Seed of all randomness."""
+    pictures: int = 4
+    """Pictures of each prompt in every row of Table 4, from 1 to 32."""
     prior: str = "solids"
     """Model of the experiments on pictures: solids, a folder in diffusers' layout, or a hub id."""
     device: str = "cpu"
@@ -241,7 +243,9 @@ def run(command: Run) -> None:
     if unknown or not command.names:
         listing = "; ".join(f"{name}: {experiment.summary}" for name, experiment in EXPERIMENTS.items())
         raise InvalidInput(f"no experiment is called {', '.join(unknown) or '(nothing)'}. There are {listing}")
-    settings = Settings(quick=command.quick, seed=command.seed, prior=_prior(command))
+    if not 1 <= command.pictures <= 32:
+        raise InvalidInput(f"Table 4 takes 1 to 32 pictures of each prompt, got --pictures {command.pictures}")
+    settings = Settings(quick=command.quick, seed=command.seed, pictures=command.pictures, prior=_prior(command))
     with _progress() as progress:
         for name in command.names:
             task = progress.add_task(name, total=None)

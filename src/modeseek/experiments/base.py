@@ -18,16 +18,19 @@ class Settings:
         quick: fewer points and draws through the same code.
         seed: of start noise, draws and training.
         prior: the model of the experiments on pictures.
+        pictures: of each prompt, in every row of Table 4 and the figures made of its cells.
     """
 
     quick: bool = False
     seed: int = 0
+    pictures: int = 4
     prior: PriorChoice = field(default_factory=PriorChoice)
 
     @property
     def suffix(self) -> str:
         """Of the folder's name."""
         model = "" if self.prior.name == "solids" else "-" + "".join(c if c.isalnum() else "-" for c in Path(self.prior.name).name)
+        model += f"-{self.pictures}-a-prompt" if self.pictures != 4 else ""
         return model + ("-quick" if self.quick else "") + (f"-seed{self.seed}" if self.seed else "")
 
 

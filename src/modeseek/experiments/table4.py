@@ -35,7 +35,7 @@ NOTES = (
 
 def sizes(settings: Settings) -> tuple[int, int, int | None]:
     """Pictures a prompt, pictures a prompt of the reference, optimiser steps (None: the recipes')."""
-    return (1, 4, 40) if settings.quick else (4, 32, None)
+    return (1, 4, 40) if settings.quick else (settings.pictures, 32, None)
 
 
 def cells(settings: Settings) -> list[Cell]:
