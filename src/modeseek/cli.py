@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """Run experiments: table1 table2 table3 table4 table3d fig1 fig2 fig3 fig4 fig5 fig6 fig8 fig9 oracle frontier search search4 solids demo.
+    """Run table1 table2 table3 table4 table3d fig1 fig2 fig3 fig4 fig5 fig6 fig8 fig9 oracle frontier search search4 solids demo.
 
     Finished cells are kept in OUT/cells and not run again, so an interrupted run goes on where it stopped. Tables and pictures are in
     OUT/NAME (OUT/NAME-quick with --quick, with -seedN for another seed).
