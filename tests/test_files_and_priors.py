@@ -1,5 +1,9 @@
 """Weights and files: whole or refused; training: deterministic and resumable; the embedded nets know their densities."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -27,6 +31,24 @@ def test_a_failed_write_keeps_the_old_file(tmp_path):
         write_json(path, {"bad": float("nan")})
     assert read_json(path) == {"good": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["value.json"]
+
+
+def test_what_a_killed_write_leaves_is_no_picture(tmp_path):
+    """A process killed between opening a temporary file and renaming it; a folder's pictures are those that were finished."""
+    code = f"""
+import os, signal
+from pathlib import Path
+from modeseek.files import write_atomically
+
+def write(temporary):
+    temporary.touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+write_atomically(Path({str(tmp_path)!r}) / "000025.png", write)
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -9
+    assert len(os.listdir(tmp_path)) == 1
+    assert list(tmp_path.glob("*.png")) == []
 
 
 def test_broken_json_is_named(tmp_path):

@@ -19,10 +19,12 @@ from modeseek.errors import OutputError, WeightsError
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Call `write` on a temporary file beside `path`, then rename it over `path`.
 
+    The temporary's name ends in ".part", so that what a kill leaves behind is never taken for a file of `path`'s kind.
+
     Raises:
         OutputError: the folder cannot be made or written.
     """
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
