@@ -195,8 +195,6 @@ class Train:
     """Fewer or more iterations than the recipe's; for solids, steps of its UNet."""
     start: Path | None = None
     """For solids: a finished prior's folder whose UNet goes on, its other networks taken as they are."""
-    compile: bool = False
-    """For solids: compile the UNet's training steps, a quarter faster where there is a C++ compiler."""
     device: str = "cpu"
     """For solids: where its networks are trained: cpu, cuda, cuda:1."""
 
@@ -371,7 +369,7 @@ def train_prior(command: Train) -> None:
         restore(start, stages)
     with _progress() as progress:
         tasks: dict[str, Any] = {}
-        for step in train_solids(folder, config, start=stages, compiled=command.compile, device=device):
+        for step in train_solids(folder, config, start=stages, device=device):
             if step.stage not in tasks:
                 tasks[step.stage] = progress.add_task(step.stage, total=step.total)
             progress.update(tasks[step.stage], completed=step.done, description=f"{step.stage}: loss {step.loss:.4f}")
