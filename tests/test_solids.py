@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeseek.errors import InvalidInput
+from modeseek.solids import networks
 from modeseek.solids.data import ATTRIBUTES, STRUCTURES, Bank, build_bank, labels, read_bank
 from modeseek.solids.networks import autoencoder, scheduler
 from modeseek.solids.rendering import AMBIENT, DISTANCE, FIELD_OF_VIEW, LIGHT, Cameras, colour, hits, normals, palette, render, trace
@@ -264,3 +265,25 @@ def test_the_unets_loss_vanishes_at_the_exact_prediction(rng):
         loss(network, rng, seed)
     empty = (torch.cat(asked) == ids[-1].long()).all(1).float()
     assert abs(float(empty.mean()) - 0.1) < 4 * (0.1 * 0.9 / len(empty)) ** 0.5
+
+
+def test_the_text_tower_learns_with_the_unet():
+    """All its tensors but the key biases, which softmax cannot see, get a gradient, and the loss falls along it as far as it says."""
+    torch.manual_seed(3)
+    network, ids = networks.Conditioned(), torch.tensor(tokenizer()(["a red cube", ""], padding="max_length").input_ids)
+    loss = unet_loss(torch.randn(1, 8, 16, 16), ids)
+
+    def value():
+        return loss(network, torch.Generator().manual_seed(0), 0)
+
+    before = value()
+    before.backward()
+    silent = [name for name, p in network.text.named_parameters() if (p.grad is None or not p.grad.any()) and "k_proj.bias" not in name]
+    assert silent == []
+    with torch.no_grad():
+        squared = sum(float((p.grad**2).sum()) for p in network.parameters() if p.grad is not None)
+        step = 0.02 * float(before) / squared
+        for p in network.parameters():
+            if p.grad is not None:
+                p -= step * p.grad
+        assert float(before - value()) == pytest.approx(step * squared, rel=0.25)

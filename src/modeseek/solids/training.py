@@ -39,9 +39,9 @@ CHECKPOINT_KIND, WEIGHTS_KIND = "solids-training", "solids-weights"
 
 @dataclass(frozen=True, kw_only=True)
 class SolidsConfig:
-    """Sizes of one training run. The shipped UNet had as many steps as the default in four runs, each from the last one's weights at the
-    full rate again: 2800 and 5000 with the contrastive text tower as it was, and 3000 and 5600 in which it learned on. The last two ran
-    under `torch.compile`, whose backward pass was later found wrong here (cosine 0.3 with the plain one's gradient): it is not offered.
+    """Sizes of one training run. The shipped UNet had as many steps as the default in four runs, 2800, 5000, 3000 and 5600, each from the
+    last one's weights at the full rate again; the later ones ran under `torch.compile`, whose backward pass through this UNet was found
+    wrong (cosine 0.3 with the plain one's gradient, none into the text states): its text tower is still that of the contrastive model.
 
     Args:
         per_view: cameras a structure and view in the bank.
