@@ -39,9 +39,9 @@ CHECKPOINT_KIND, WEIGHTS_KIND = "solids-training", "solids-weights"
 
 @dataclass(frozen=True, kw_only=True)
 class SolidsConfig:
-    """Sizes of one training run. The shipped UNet had as many steps as the default in four runs, 2800, 5000, 3000 and 5600, each from the
-    last one's weights at the full rate again; the later ones ran under `torch.compile`, whose backward pass through this UNet was found
-    wrong (cosine 0.3 with the plain one's gradient, none into the text states): its text tower is still that of the contrastive model.
+    """Sizes of one training run. The shipped UNet had as many steps as the default in five runs: 2800, 5000, 3000 and 5600, each from the
+    last one's weights at the full rate again, and 1200 at a quarter of it. The middle three ran under `torch.compile`, whose backward pass
+    through this UNet was found wrong (cosine 0.3 with the plain one's gradient, none into the text states).
 
     Args:
         per_view: cameras a structure and view in the bank.
@@ -54,7 +54,7 @@ class SolidsConfig:
     judge: int = 3000
     clip: int = 1000
     vae: int = 2000
-    unet: int = 16_400
+    unet: int = 17_600
     latents: int = 64_000
     seed: int = 0
 
