@@ -32,8 +32,7 @@ def autoencoder() -> Any:
 
 
 def unet() -> Any:
-    """The denoiser of the latents; text enters by cross-attention at 8 x 8 and 4 x 4, and pooled beside the time in every block: without
-    that even the mean picture of some captions came out wrong (a cube under another solid)."""
+    """The denoiser of the latents; text enters by cross-attention at 8 x 8 and 4 x 4, and pooled beside the time in every block."""
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(

@@ -39,9 +39,7 @@ CHECKPOINT_KIND, WEIGHTS_KIND = "solids-training", "solids-weights"
 
 @dataclass(frozen=True, kw_only=True)
 class SolidsConfig:
-    """Sizes of one training run. The shipped UNet had as many steps as the default in five runs: 2800, 5000, 3000 and 5600, each from the
-    last one's weights at the full rate again, and 1200 at a quarter of it. The middle three ran under `torch.compile`, whose backward pass
-    through this UNet was found wrong (cosine 0.3 with the plain one's gradient, none into the text states).
+    """Sizes of one training run. How the shipped UNet came by its steps, in five runs, is on its card.
 
     Args:
         per_view: cameras a structure and view in the bank.
@@ -234,8 +232,8 @@ def vae_loss(bank: Bank) -> Loss:
 
 
 def unet_loss(latents: Tensor, ids: Tensor) -> Loss:
-    """Mean squared error of v = a n - b y at z = a y + b n, at times drawn with a density that grows in proportion to t: shape is decided
-    at sigma from 1 to 10, where a trained UNet was furthest from the posterior mean over the bank's own cameras.
+    """Mean squared error of v = a n - b y at z = a y + b n, at times drawn with a density in proportion to t, since shape is decided at
+    high noise.
 
     Args:
         latents: (n, channels, h, w), one a picture.
