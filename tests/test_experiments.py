@@ -11,7 +11,7 @@ import pytest
 
 from modeseek.cli import main
 from modeseek.experiments import EXPERIMENTS, Settings
-from modeseek.experiments.cells import cell_path
+from modeseek.experiments.cells import cell_path, shipped_weights
 from modeseek.experiments.paper import published
 
 COMMAND = [sys.executable, "-m", "modeseek.cli", "run", "demo", "--quick"]
@@ -78,6 +78,18 @@ def test_cells_are_distinct_and_stable(name, quick, tmp_path):
     paths = [cell_path(cell, tmp_path) for cell in cells]
     assert len(set(paths)) == len(cells)
     assert paths == [cell_path(cell, tmp_path) for cell in again]
+
+
+def test_other_weights_are_other_cells(tmp_path, monkeypatch):
+    cell = EXPERIMENTS["demo"].cells(Settings(quick=True))[0]
+    before = cell_path(cell, tmp_path)
+    (tmp_path / "assets").mkdir()
+    (tmp_path / "assets" / "prior.safetensors").write_bytes(b"trained anew")
+    monkeypatch.setattr("modeseek.experiments.cells.ASSETS", tmp_path / "assets")
+    shipped_weights.cache_clear()
+    after = cell_path(cell, tmp_path)
+    shipped_weights.cache_clear()
+    assert after != before
 
 
 def test_figures_share_their_cells_with_the_tables():

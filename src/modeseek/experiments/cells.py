@@ -1,8 +1,8 @@
 """Experiments as independent cells: a frozen configuration that runs on its own and whose result, once on disk, is not run again.
 
-A cell's file name carries a hash of its configuration and of the package's version, so a changed setting is a new cell and experiments that
-share a cell share its result. The worker that ran a cell writes its files itself, atomically: a run killed at any moment goes on from the
-finished cells and ends with the same numbers (times aside).
+A cell's file name carries a hash of its configuration and of the weights in the package, so a changed setting or a prior trained anew is a
+new cell, and experiments that share a cell share its result. The worker that ran a cell writes its files itself, atomically: a run killed
+at any moment goes on from the finished cells and ends with the same numbers (times aside).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from modeseek.errors import InvalidInput, OutputError
 from modeseek.files import read_json, read_tensors, write_json, write_tensors
+from modeseek.priors.embedded import ASSETS
 
 KIND = "experiment-cell"
 FORMAT = 2  # raise it when a change of code changes what finished cells mean
@@ -53,9 +55,18 @@ def cell_path(cell: Cell, out: Path) -> Path:
     """
     if " at 0x" in repr(cell):
         raise InvalidInput(f"{cell.title}: use named classes and dataclasses in a cell's settings, not functions")
-    digest = hashlib.sha256(f"{FORMAT} {cell!r}".encode()).hexdigest()[:12]
+    digest = hashlib.sha256(f"{FORMAT} {shipped_weights()} {cell!r}".encode()).hexdigest()[:12]
     slug = "".join(c if c.isalnum() else "-" for c in cell.title.lower())
     return out / "cells" / f"{slug}-{digest}.json"
+
+
+@cache
+def shipped_weights() -> str:
+    """A hash of every network inside the package."""
+    digest = hashlib.sha256()
+    for path in sorted(ASSETS.rglob("*.safetensors")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def load(cell: Cell, out: Path) -> Result | None:
