@@ -20,7 +20,35 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class Model:
+    """Options of every command that opens a prior."""
+
+    prior: str = "solids"
+    """solids, a folder in diffusers' layout, or a hub id."""
+    device: str = "cpu"
+    """cpu, cuda, cuda:1, mps."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the prior's networks."""
+    download: bool = False
+    """Fetch the model from the hub if it is not on disk."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompted(Model):
+    """Options of every command that takes a prompt."""
+
+    prompt: tyro.conf.Positional[str]
+    """What to draw or make; `3d` adds the words for its views."""
+    guidance: float | None = None
+    """Scale s of D_u + s (D_c - D_u); 3 for solids, 7.5 for other models."""
+    negative: str = ""
+    """Prompt to guide away from."""
+    out: Path | None = None
+    """Folder for what is made; runs/COMMAND/PROMPT, and the method where there is one, by default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Model):
     """Run table1 table2 table3 table4 table3d fig1 fig2 fig3 fig4 fig5 fig6 fig8 fig9 oracle frontier search search4 solids demo.
 
     Finished cells are kept in OUT/cells and not run again, so an interrupted run goes on where it stopped. Tables and pictures are in
@@ -39,36 +67,20 @@ class Run:
     """Seed of all randomness."""
     pictures: int = 4
     """Pictures of each prompt in every row of Table 4, from 1 to 32."""
-    prior: str = "solids"
-    """Model of the experiments on pictures: solids, a folder in diffusers' layout, or a hub id."""
-    device: str = "cpu"
-    """Where that model runs: cpu, cuda, cuda:1, mps."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of that model's networks."""
-    download: bool = False
-    """Fetch the model from the hub if it is not on disk."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Image:
+class Image(Prompted):
     """Distil pictures of a prompt into OUT: pictures, a contact sheet over time, an animation, curves, run.json. Resumes after a kill."""
 
-    prompt: tyro.conf.Positional[str]
-    """What to draw."""
     method: str = "msd"
     """sds, sjc, vsd, sdi, msd (ours), msd-published or msd-persistent."""
-    prior: str = "solids"
-    """solids, a folder in diffusers' layout, or a hub id."""
     seeds: int = 1
     """How many pictures, painted side by side."""
     steps: int | None = None
     """Optimiser steps; the method's own by default, 400."""
     representation: Literal["mlp", "pixels", "latents"] = "mlp"
     """What is painted on: the paper's coordinate network, free pixels, or free latents."""
-    guidance: float | None = None
-    """Scale s of D_u + s (D_c - D_u); 3 for solids, 7.5 for other models."""
-    negative: str = ""
-    """Prompt to guide away from."""
     noise: Literal["fresh", "fixed"] | None = None
     """Fresh noise each step, or fixed for each picture."""
     space: Literal["latent", "image"] | None = None
@@ -85,66 +97,34 @@ class Image:
     """Learning rate of the optimiser, 0.01 by default."""
     seed: int = 0
     """Of the gradient's randomness."""
-    out: Path | None = None
-    """Folder for the run; runs/image/PROMPT-METHOD by default."""
-    device: str = "cpu"
-    """cpu, cuda, cuda:1, mps."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the prior's networks."""
     image_size: int | None = None
     """Side of the picture in pixels; the model's own by default."""
-    download: bool = False
-    """Fetch the model from the hub if it is not on disk."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample:
+class Sample(Prompted):
     """Draw pictures of a prompt with DDIM, the reference that every gradient is held against."""
 
-    prompt: tyro.conf.Positional[str]
-    """What to draw."""
-    prior: str = "solids"
-    """solids, a folder in diffusers' layout, or a hub id."""
     seeds: int = 8
     """How many pictures."""
     steps: int = 32
     """DDIM steps, each one denoiser call."""
-    guidance: float | None = None
-    """Scale s of D_u + s (D_c - D_u); 3 for solids, 7.5 for other models."""
-    negative: str = ""
-    """Prompt to guide away from."""
-    out: Path | None = None
-    """Folder for the pictures; runs/sample/PROMPT by default."""
-    device: str = "cpu"
-    """cpu, cuda, cuda:1, mps."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the prior's networks."""
     image_size: int | None = None
     """Side of the picture in pixels; the model's own by default."""
-    download: bool = False
-    """Fetch the model from the hub if it is not on disk."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Object:
+class Object(Prompted):
     """Distil a 3-D object from a prompt into OUT: turntable, depth, normals, mesh, run.json. Resumes after a kill."""
 
-    prompt: tyro.conf.Positional[str]
-    """What to make; the views' words are added to it."""
     method: str = "msd"
     """msd (ours), msd-persistent, msd-published, sds, vsd or sdi."""
-    prior: str = "solids"
-    """solids, a folder in diffusers' layout, or a hub id."""
     preset: Literal["cpu", "paper"] = "cpu"
     """A small volume for the embedded prior, or the paper's."""
     steps: int | None = None
     """Optimiser steps; 1000 by default."""
     views: int | None = None
     """Pictures a step."""
-    guidance: float | None = None
-    """Scale s of D_u + s (D_c - D_u); 3 for solids, 7.5 for other models."""
-    negative: str = ""
-    """Prompt to guide away from."""
     draw_steps: int | None = None
     """Sampler steps of a draw."""
     refresh: int | None = None
@@ -159,14 +139,6 @@ class Object:
     """Push each view off the words for the others."""
     seed: int = 0
     """Of all randomness."""
-    out: Path | None = None
-    """Folder for the run; runs/3d/PROMPT-METHOD by default."""
-    device: str = "cpu"
-    """cpu, cuda, cuda:1, mps."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the prior's networks."""
-    download: bool = False
-    """Fetch the model from the hub if it is not on disk."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,7 +227,7 @@ def run(command: Run) -> None:
         print(f"{name}: {folder / 'results.md'}", *(str(p) for p in sorted(folder.glob("*.png"))), sep="\n  ")
 
 
-def _prior(command: Run | Image | Sample | Object) -> PriorChoice:
+def _prior(command: Model) -> PriorChoice:
     from modeseek.generate import PriorChoice
 
     size = getattr(command, "image_size", None)
