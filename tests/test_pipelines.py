@@ -14,6 +14,7 @@ from torch.testing import assert_close
 from modeseek import VSD, Guided, InvalidInput, MissingPackage, NoiseLevels, OutOfMemory, PromptCut, WeightsError
 from modeseek.priors import load_prior
 from modeseek.priors.pipelines.levels import discrete_view, flow_view
+from modeseek.priors.pipelines.loading import has_bfloat16
 from modeseek.sampling import ddim
 
 PROMPTS = ["a red cube", "photo of a blue sphere"]
@@ -321,6 +322,7 @@ def test_grey_pictures(prior):
     assert_close(found.decode(found.encode(image)), image.mean(1, keepdim=True).expand_as(image))
 
 
+@pytest.mark.filterwarnings("ignore:this processor has no bfloat16")
 def test_low_precision_networks_leave_x_alone(prior):
     """bfloat16 networks and a float32 autoencoder: x and pictures stay float32, and D is the float32 one to bfloat16's digits."""
     found = prior("sdxl", dtype="bfloat16", vae_dtype="float32")
@@ -331,6 +333,15 @@ def test_low_precision_networks_leave_x_alone(prior):
     assert_close(found.denoiser(PROMPTS, guidance=1.0)(x, sigma), reference, rtol=0.1, atol=0.1)
     assert prior("sdxl", dtype="float16").pipeline.vae.dtype == torch.float32  # it says force_upcast
     assert prior("sd1", dtype="bfloat16").encode(torch.rand(1, 3, 16, 16)).dtype == torch.float32
+
+
+def test_emulated_bfloat16_is_said(pipeline_folder, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "amx_bf16": False}, raising=False)
+    with pytest.warns(UserWarning, match="no bfloat16 arithmetic"):
+        load_prior(pipeline_folder("sd1"), dtype="bfloat16")
+    assert has_bfloat16(torch.device("cuda"))
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    load_prior(pipeline_folder("sd1"), dtype="bfloat16")
 
 
 def test_another_size(pipeline_folder):
