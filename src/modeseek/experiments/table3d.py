@@ -15,9 +15,8 @@ from modeseek.experiments.objects import FittedObject, SculptedObject, TrueObjec
 from modeseek.experiments.pictures import METHODS, equal_calls
 from modeseek.experiments.tables import write_results
 from modeseek.metrics.bootstrap import bootstrap_error
-from modeseek.sculpt import OBJECT_RECIPES, ObjectRun
+from modeseek.sculpt import OBJECT_RECIPES, PAPER_RECIPES, ObjectRun
 
-BUDGET = 250
 FIT_STEPS = 500
 COLUMNS = ["IoU", "PSNR", "SSIM", "Chamfer", "F-score", "mesh", "front", "back"]
 NOTES = (
@@ -43,9 +42,10 @@ def cells(settings: Settings) -> list[Cell]:
     places = [(prompt, settings.seed * 1000 + k) for k in range(seeds) for prompt in prompts]
     rows = [(name, method, "as published, equal calls") for name, method in METHODS] + [("msd", "MSD", "ours, equal calls")]
     found: list[Cell] = []
+    recipes = OBJECT_RECIPES if _preset(settings) == "cpu" else PAPER_RECIPES
     for name, method, row in rows:
-        recipe = OBJECT_RECIPES[name] if steps is None else replace(OBJECT_RECIPES[name], steps=steps)
-        recipe = equal_calls(recipe, BUDGET if steps is None else steps)
+        recipe = recipes[name] if steps is None else replace(recipes[name], steps=steps)
+        recipe = equal_calls(recipe, recipe.steps)  # a call a step and view
         for prompt, seed in places:
             run = ObjectRun(prompt=prompt, prior=settings.prior, recipe=recipe, preset=_preset(settings), seed=seed)
             found.append(SculptedObject(spec=run, method=method, row=row))
@@ -87,7 +87,7 @@ def finish(folder: Path, settings: Settings, cells: Sequence[Cell], results: Seq
     config = {"seed": settings.seed, "quick": settings.quick, "prior": settings.prior.name, "prompts": list(prompts), "seeds": seeds}
     solids = settings.prior.name == "solids"
     columns, notes = (COLUMNS, NOTES) if solids else (["CLIP-SIM"], OTHERS)
-    write_results(folder, "table3d", rows=rows, config=config | {"budget": BUDGET}, columns=columns, notes=notes)
+    write_results(folder, "table3d", rows=rows, config=config, columns=columns, notes=notes)
 
 
 EXPERIMENT = Experiment(name="table3d", summary="text to 3-D against exact solids, every method (ours)", cells=cells, finish=finish)
