@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import mse_loss, normalize
+from torch.nn.functional import normalize
 
 from modeseek.errors import InvalidInput
 from modeseek.metrics.shapes import chamfer_and_f, diameter, on_triangles, psnr, silhouette_iou, ssim
@@ -268,7 +268,7 @@ def fit_to_truth(
         seed: of the NeRF, of the cameras and of the order they come in.
         bank: true pictures, traced once.
         device: where it is fitted.
-        progress: called with the number of a step and its error.
+        progress: called with the number of a step and its mean squared error.
 
     Raises:
         InvalidInput: the prompt names no scene, or no steps.
@@ -287,11 +287,11 @@ def fit_to_truth(
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     for step in range(steps):
         chosen = torch.randint(bank, (settings.views.count,), generator=rng)
-        error = mse_loss(nerf(drawn[chosen]), truth[chosen])
+        error = ((nerf(drawn[chosen]) - truth[chosen]) ** 2).sum() / 2  # as distillation weighs it against the regularisers
         optimiser.zero_grad()
         error.backward()
         optimiser.step()
         falling.step()
         if progress is not None:
-            progress(step, error.item())
+            progress(step, 2 * error.item() / truth[chosen].numel())
     return nerf

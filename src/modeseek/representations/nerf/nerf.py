@@ -127,7 +127,13 @@ class Cells:
 
 @dataclass(frozen=True, kw_only=True)
 class NeRFSettings:
-    """All of a NeRF but its seed; `paper()` and `cpu()` are the presets. `occupancy` None: the whole box is sampled.
+    """All of a NeRF but its seed; `paper()` and `cpu()` are the presets.
+
+    Args:
+        field, views, march, shading, regularisers: its parts.
+        occupancy: None: the whole box is sampled.
+        background_first: steps in which the background alone is learned. Before a dark background that is still grey, darkness in the air
+            explains the pictures as well as a dark background does, and opaque air gets no gradient that would clear it again.
 
     Example:
         >>> NeRFSettings.paper().views.size, NeRFSettings.cpu().views.count
@@ -140,6 +146,7 @@ class NeRFSettings:
     occupancy: Cells | None = Cells()
     shading: Shading | None = None
     regularisers: Regularisers = dataclasses.field(default_factory=Regularisers)
+    background_first: int = 0
 
     @classmethod
     def paper(cls) -> NeRFSettings:
@@ -156,12 +163,15 @@ class NeRFSettings:
     def cpu(cls) -> NeRFSettings:
         """Small, for the world of `modeseek.solids`: four views of 64 x 64 a step, its cameras, one background colour.
 
-        The pictures of that world have one light, fixed in the world, so the albedo holds the shade and no normals are needed.
+        The pictures of that world have one light, fixed in the world, so the albedo holds the shade and no normals are needed. In the second
+        half of a run what no picture needs is cleared away: air of the background's colour, most of all before a dark one.
         """
         return cls(
             field=FieldSettings(radius=1.05, grid=HashGridSettings.cpu(), hidden=32, background="constant"),
             views=Views(count=4, laws=(Ranges.solids(),)),
             march=March(samples=96, normals="differences"),
+            regularisers=Regularisers(sparsity=(100, 0.0, 30.0, 250), opaque=(100, 0.0, 50.0, 250)),
+            background_first=20,
         )
 
 
@@ -285,7 +295,12 @@ class NeRF(nn.Module):
         torch.rand(own.start * height * width, generator=rng, dtype=torch.float32)  # the places of the rays of the views before
         if light is not None:
             light = replace(light, direction=light.direction[own])
-        rendering = self._render(_some(cameras, own), size, light, self.step, rng)
+        alone = self.step < self.settings.background_first
+        with torch.set_grad_enabled(not alone):
+            rendering = self._render(_some(cameras, own), size, light, self.step, rng)
+        if alone:
+            behind = self.field.background(rendering.directions).unflatten(0, (-1, height, width)).movedim(3, 1)
+            return rendering.image + (1 - rendering.opacity) * (behind - behind.detach())
         if not self.settings.regularisers.weights(self.step):
             return rendering.image
         count = len(cameras)
