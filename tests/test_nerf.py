@@ -514,10 +514,26 @@ def test_regularisers_reach_the_parameters_through_the_loop():
     assert nerf.field.density_head[0].weight.grad.abs().max() > 0
 
 
+def test_the_background_is_learned_alone_at_first():
+    """Same picture; its gradient reaches the background as it does later, and nothing else."""
+    plain = replace(TINY, regularisers=Regularisers(sparsity=3.0), shading=None)
+    early, later = (NeRF(replace(plain, background_first=first), seed=2) for first in (1, 0))
+    gradient = torch.randn(2, 3, 10, 10, generator=seeded(3))
+    pictures = [nerf() for nerf in (early, later)]
+    assert_close(*pictures)
+    for picture in pictures:
+        picture.backward(gradient)
+    assert_close(early.field.colour.grad, later.field.colour.grad)
+    assert [name for name, value in early.named_parameters() if value.grad is not None] == ["field.colour"]
+    early().backward(gradient)
+    assert early.field.density_head[0].weight.grad.abs().max() > 0
+
+
 def test_a_nerf_fits_pictures_of_a_solid():
     scene = Scene(shape="cube", colour="red", background="white")
     settings = NeRFSettings.cpu()
-    nerf = NeRF(replace(settings, views=replace(settings.views, count=2, size=(24, 24)), march=replace(settings.march, samples=48)))
+    settings = replace(settings, views=replace(settings.views, count=2, size=(24, 24)), march=replace(settings.march, samples=48))
+    nerf = NeRF(replace(settings, background_first=0))
     cameras, held = (Ranges.solids().draw(count, rng=seeded(seed)) for count, seed in ((12, 1), (3, 2)))
     pictures, truth = (render_solid(scene, SolidCameras(c.azimuth, c.elevation, c.distance), size=24) for c in (cameras, held))
     optimiser = torch.optim.Adam(nerf.groups(0.03), betas=(0.9, 0.99), eps=1e-15)

@@ -163,8 +163,8 @@ class NeRFSettings:
     def cpu(cls) -> NeRFSettings:
         """Small, for the world of `modeseek.solids`: four views of 64 x 64 a step, its cameras, one background colour.
 
-        The pictures of that world have one light, fixed in the world, so the albedo holds the shade and no normals are needed. In the second
-        half of a run what no picture needs is cleared away: air of the background's colour, most of all before a dark one.
+        The pictures of that world have one light, fixed in the world, so the albedo holds the shade and no normals are needed. In the
+        second half of a run what no picture needs is cleared away: air of the background's colour, most of all before a dark one.
         """
         return cls(
             field=FieldSettings(radius=1.05, grid=HashGridSettings.cpu(), hidden=32, background="constant"),
