@@ -31,7 +31,7 @@ def finish(folder: Path, settings: Settings, cells: Sequence[Cell], results: Seq
         first = {result.row["prompt"]: result for result in reversed(group)}
         rows.append(torch.stack([tiled(shown(faces(first[prompt])), 2) for prompt in prompts]))
     names = [f"{method}\n{row}" for method, row in groups]
-    titles = [prompt.split(",")[0][:32] for prompt in prompts]
+    titles = [prompt.split(",")[0][:34].replace(" on ", "\non ") for prompt in prompts]
     save_sheet(folder / "fig6.png", rows, rows_named=names, columns_named=titles, width=1.6)
     config = {"seed": settings.seed, "quick": settings.quick, "prior": settings.prior.name, "prompts": list(prompts)}
     write_results(folder, "fig6", rows=[summary(group) for group in groups.values()], config=config, columns=[], notes=NOTES)
