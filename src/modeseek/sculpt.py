@@ -100,8 +100,7 @@ def volume_of(run: ObjectRun, prior: ImagePrior) -> NeRF:
     laws = Ranges.solids_views() if run.prior.name == "solids" else settings.views.laws
     low = None if run.low is None else (run.low[0], run.low[0], run.low[1])
     views = replace(settings.views, count=run.views or settings.views.count, size=size, low=low, laws=laws, refresh=run.recipe.refresh)
-    first = min(settings.background_first, run.recipe.steps // 12)  # a short run has no time for more
-    return NeRF(replace(settings, views=views, background_first=first), seed=run.seed).to(prior.device)
+    return NeRF(replace(settings, views=views).shortened(run.recipe.steps), seed=run.seed).to(prior.device)
 
 
 def resized(image: Tensor, size: tuple[int, int]) -> Tensor:

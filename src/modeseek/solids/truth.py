@@ -21,7 +21,6 @@ are marched for along the signed distance and bisected. No shell is sampled and 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Protocol
 
@@ -277,8 +276,7 @@ def fit_to_truth(
     if min(steps, bank) < 1:
         raise InvalidInput(f"a fit needs at least one step and one picture, got {steps} and {bank}")
     scene, _ = parse(prompt)
-    settings = settings if settings is not None else NeRFSettings.cpu()
-    settings = replace(settings, background_first=min(settings.background_first, steps // 12))
+    settings = (settings if settings is not None else NeRFSettings.cpu()).shortened(steps)
     (height, width), rng = settings.views.size, torch.Generator().manual_seed(seed)
     if height != width:
         raise InvalidInput(f"true pictures are square, got views of {height} x {width}")

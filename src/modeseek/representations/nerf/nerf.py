@@ -132,8 +132,8 @@ class NeRFSettings:
     Args:
         field, views, march, shading, regularisers: its parts.
         occupancy: None: the whole box is sampled.
-        background_first: steps in which the background alone is learned. Before a dark background that is still grey, darkness in the air
-            explains the pictures as well as a dark background does, and opaque air gets no gradient that would clear it again.
+        background_first: steps in which the background alone is learned. Before one that has not its colour yet, air of that colour
+            explains the pictures as well, and opaque air gets no gradient that would clear it again.
 
     Example:
         >>> NeRFSettings.paper().views.size, NeRFSettings.cpu().views.count
@@ -147,6 +147,10 @@ class NeRFSettings:
     shading: Shading | None = None
     regularisers: Regularisers = dataclasses.field(default_factory=Regularisers)
     background_first: int = 0
+
+    def shortened(self, steps: int) -> NeRFSettings:
+        """For a run of `steps`: a twelfth of them at most goes to the background alone."""
+        return replace(self, background_first=min(self.background_first, steps // 12))
 
     @classmethod
     def paper(cls) -> NeRFSettings:
