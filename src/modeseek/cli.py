@@ -66,7 +66,7 @@ class Run(Model):
     seed: int = 0
     """Seed of all randomness."""
     pictures: int = 4
-    """Pictures of each prompt in every row of Table 4, from 1 to 32; objects in table3d, at most 2."""
+    """Pictures of each prompt in every row of Table 4, from 1 to 32; in search4, fig9 and table3d at most 2."""
 
 
 @dataclass(frozen=True, kw_only=True)

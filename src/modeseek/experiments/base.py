@@ -18,7 +18,7 @@ class Settings:
         quick: fewer points and draws through the same code.
         seed: of start noise, draws and training.
         prior: the model of the experiments on pictures.
-        pictures: of each prompt, in every row of Table 4 and the figures made of its cells; objects in table3d, at most 2.
+        pictures: of each prompt, in every row of Table 4 and the figures made of its cells; in search4, fig9 and table3d, at most 2.
     """
 
     quick: bool = False

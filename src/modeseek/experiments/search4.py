@@ -1,6 +1,6 @@
 """The search behind Table 4: eight settings of each method's own knobs, at the same denoiser calls, prompts, seeds and score.
 
-Four held-out prompts, `SEEDS` pictures each, 400 denoiser calls a picture; the score is the Frechet distance to 32 DDIM pictures a prompt.
+Four held-out prompts, two pictures each (one with --pictures 1), 400 denoiser calls a picture; the score is the Frechet distance to 32 DDIM pictures a prompt.
 The winners stand in `pictures.BEST` and, for ours, in `modeseek.recipes`.
 """
 
@@ -21,7 +21,6 @@ from modeseek.gradients.base import NoisePolicy
 from modeseek.gradients.held import Space
 from modeseek.recipes import RECIPES, Recipe
 
-SEEDS = 2
 SPACES: tuple[Space, ...] = ("latent", "image")
 NOISES: tuple[NoisePolicy, ...] = ("fresh", "fixed")
 RATES: tuple[Literal["constant", "cosine"], ...] = ("constant", "cosine")
@@ -44,7 +43,7 @@ def knobs() -> list[tuple[str, str, Recipe]]:
 
 def cells(settings: Settings) -> list[Cell]:
     prompts = prompts_of(settings.prior.name)[1:9:2]
-    seeds, steps = (1, 40) if settings.quick else (SEEDS, 400)
+    seeds, steps = (1, 40) if settings.quick else (min(2, settings.pictures), 400)
     found: list[Cell] = [SampledPictures(prior=settings.prior, prompts=prompts, seeds=32, first=REFERENCE_SEED)]
     for method, row, recipe in knobs():
         fitted = equal_calls(replace(recipe, steps=steps), BUDGET * steps / 400)
