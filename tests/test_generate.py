@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from PIL import Image
 
 from modeseek.cli import main
 from modeseek.errors import InvalidInput, OutputError
+from modeseek.experiments.pictures import equal_calls
 from modeseek.generate import ImageRun, PriorChoice, generate, varied
 from modeseek.recipes import RECIPES, Recipe, build
 
@@ -132,6 +134,22 @@ def test_calls_of_a_recipe_are_those_it_makes():
     assert RECIPES["sdi"].calls == 400 * 11
     assert RECIPES["msd"].calls == 400
     assert torch.tensor([recipe.calls for recipe in RECIPES.values()]).min() > 0
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(("steps", "budget"), [(400, 400), (250, 250), (40, 40), (400, 100), (100, 4000)])
+def test_equal_calls_come_as_close_to_the_budget_as_whole_estimates_can(name, steps, budget):
+    recipe = replace(RECIPES[name], steps=steps)
+    fitted = equal_calls(recipe, budget)
+    choices = [replace(recipe, refresh=refresh, steps=steps) for refresh in range(recipe.refresh, steps + 1)]
+    assert max(choice.calls for choice in choices if choice.calls <= budget) <= fitted.calls <= budget
+    assert 0.95 * steps <= fitted.steps <= steps
+    assert fitted.refresh >= recipe.refresh
+
+
+def test_equal_calls_need_room_for_one_estimate():
+    with pytest.raises(InvalidInput, match=r"costs 11 denoiser calls, more than the budget of 10"):
+        equal_calls(RECIPES["sdi"], 10)
 
 
 @pytest.mark.filterwarnings("ignore::modeseek.errors.PromptCut")
