@@ -28,8 +28,8 @@ def cells(settings: Settings) -> list[Cell]:
         "without noise scaling": replace(base, scaled=False),
         "without both": replace(base, interval=EVERYWHERE, scaled=False),
     }
-    prompts = prompts_of(settings.prior.name)[: 2 if settings.quick else 4]
     seeds = 1 if settings.quick else min(2, settings.pictures)
+    prompts = prompts_of(settings.prior.name)[: 2 * seeds]
     found: list[Cell] = [SampledPictures(prior=settings.prior, prompts=prompts, seeds=16, first=REFERENCE_SEED)]
     for row, recipe in recipes.items():
         found.append(
