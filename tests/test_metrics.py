@@ -7,6 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from modeseek import GaussianMixture, InvalidInput
+from modeseek.experiments.scoring import frechet_scores
 from modeseek.metrics import (
     against_oracle,
     frechet_distance,
@@ -51,6 +52,21 @@ def test_frechet_of_two_gaussians_has_its_closed_form(rng):
 def test_frechet_distance_of_a_shift(rng):
     x = torch.randn(500, 4, generator=rng)
     assert frechet_distance(x, x + 2) == pytest.approx(16.0, rel=1e-5)
+
+
+def test_error_of_a_frechet_distance_is_the_spread_of_other_sets_of_the_same_prompts(rng):
+    """Two prompts far apart: resampling over both at once would say 10 times as much."""
+    prompts = ["a"] * 25 + ["b"] * 25
+
+    def features():
+        return torch.randn(50, 2, generator=rng) + 20.0 * torch.tensor([[p == "b"] for p in prompts])
+
+    reference = torch.cat([features() for _ in range(20)])
+    found = [frechet_scores("d", features(), prompts, reference) for _ in range(40)]
+    spread = torch.tensor([scores["d"] for scores in found]).std()
+    errors = torch.tensor([scores["d error"] for scores in found])
+    assert 0.6 < float(errors.mean() / spread) < 1.6  # the spread itself is known to a ninth
+    assert "d error" not in frechet_scores("d", features()[[0, 25]], ["a", "b"], reference)
 
 
 def test_precision_recall_against_brute_force(rng):

@@ -6,7 +6,8 @@
 
 The latter are measured only where their weights are on disk: CLIP through transformers, Inception through torch-fidelity's network (the
 reference implementation's weights). Nothing is downloaded; a score that could not be taken is left out, and `missing` says why.
-Standard errors are bootstrap ones.
+Standard errors are bootstrap ones. For a distance the pictures of each prompt are resampled on their own, since a set that lost a prompt is
+far from every whole one; with one picture a prompt there is no such error.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def scores(prior: str, pictures: Tensor, prompts: Sequence[str], reference: Tens
         similar = 100 * clip_similarity(model, pictures, prompts)
         found |= _mean("CLIP-SIM", similar)
     if (inception := inception_features()) is not None:
-        found |= _frechet("FID", inception(pictures), inception(reference))
+        found |= frechet_scores("FID", inception(pictures), prompts, inception(reference))
     return found
 
 
@@ -55,7 +56,7 @@ def solids_scores(pictures: Tensor, prompts: Sequence[str], reference: Tensor) -
     """Those of the embedded prior's world."""
     judge = scorer()
     agreement = judge.agreement(pictures, prompts)
-    found = _frechet("frechet-solids", judge.features(pictures), judge.features(reference))
+    found = frechet_scores("frechet-solids", judge.features(pictures), prompts, judge.features(reference))
     found |= _mean("similarity-solids", judge.similarity(pictures, prompts)) | _mean("judge", agreement["all"])
     return found | _mean("view", agreement["view"][agreement["view"].isfinite()])
 
@@ -78,11 +79,15 @@ def _mean(name: str, values: Tensor) -> dict[str, float]:
     return {name: float(values.mean()), f"{name} error": bootstrap_error(lambda x: float(x.mean()), values)}
 
 
-def _frechet(name: str, features: Tensor, reference: Tensor) -> dict[str, float]:
-    def distance(x: Tensor) -> float:
-        return frechet_distance(x, reference)
+def frechet_scores(name: str, features: Tensor, prompts: Sequence[str], reference: Tensor) -> dict[str, float]:
+    """The Frechet distance of features (n, d) of pictures of `prompts` to the reference's (m, d), and its error within prompts."""
 
-    return {name: distance(features), f"{name} error": bootstrap_error(distance, features, draws=30)}
+    def distance(*groups: Tensor) -> float:
+        return frechet_distance(torch.cat(groups), reference)
+
+    groups = [features[[i for i, its in enumerate(prompts) if its == prompt]] for prompt in dict.fromkeys(prompts)]
+    error = {f"{name} error": bootstrap_error(distance, *groups, draws=30)} if min(map(len, groups)) > 1 else {}
+    return {name: distance(features), **error}
 
 
 @cache

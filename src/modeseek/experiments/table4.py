@@ -27,9 +27,9 @@ NOTES = (
     "Coordinate-MLP pictures of ten prompts held out of the prior's training. `frechet-solids` is the Frechet distance of features of the "
     "embedded image-text model to a DDIM set, `similarity-solids` its image-text cosine, `judge` the share of pictures on which an "
     "independent classifier sees every attribute of the prompt but the view, `view` the share with the right view; +- bootstrap standard "
-    "errors. They are not FID and CLIP score, whose published values for Stable Diffusion are in brackets. `calls` are denoiser calls a "
-    "picture. The DDIM row is the mean over disjoint sets of other DDIM pictures, each as large as any other row, +- the spread of one "
-    "set: the floor of the distance."
+    "errors, for the distance within prompts (none with one picture a prompt). They are not FID and CLIP score, whose published values for "
+    "Stable Diffusion are in brackets. `calls` are denoiser calls a picture. The DDIM row is the mean over disjoint sets of other DDIM "
+    "pictures, each as large as any other row, +- the spread of one set: the floor of the distance."
 )
 
 
