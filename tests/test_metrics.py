@@ -55,7 +55,7 @@ def test_frechet_distance_of_a_shift(rng):
 
 
 def test_error_of_a_frechet_distance_is_the_spread_of_other_sets_of_the_same_prompts(rng):
-    """Two prompts far apart: resampling over both at once would say 10 times as much."""
+    """Two prompts far apart: resampling over both at once would say 40 times as much."""
     prompts = ["a"] * 25 + ["b"] * 25
 
     def features():
