@@ -15,6 +15,9 @@ from modeseek.experiments.tables import write_results
 from modeseek.plots import Curve, save_curves
 
 NOTES = "Frechet distance of every method's pictures at marked steps; the floor is the mean of other sets of DDIM pictures."
+COLOURS = {"SDS": "C0", "VSD": "C1", "SDI": "C2", "MSD": "C3"}
+PERSISTENT = "C4"
+LINES = (("as published, equal calls", ":"), ("as published", "--"), ("", "-"))  # the first whose words a row has
 
 
 def cells(settings: Settings) -> list[Cell]:
@@ -33,13 +36,16 @@ def finish(folder: Path, settings: Settings, cells: Sequence[Cell], results: Seq
         rows += [{**row, "sampler": f"step {mark}", "calls": paid} for row, mark, paid in zip(scored, marks, calls, strict=True)]
         if metric in scored[0]["metrics"]:
             distances = [row["metrics"][metric] for row in scored]
-            label = f"{result.row['method']}, {result.row['row']}"
-            by_step.append(Curve(label, marks, distances))
-            by_call.append(Curve(label, calls, distances))
+            method, kind = result.row["method"], result.row["row"]
+            line = next(line for words, line in LINES if words in kind)
+            colour = PERSISTENT if "persistent" in kind else COLOURS[method]
+            by_step.append(Curve(f"{method}, {kind}", marks, distances, line=line, colour=colour))
+            by_call.append(Curve(f"{method}, {kind}", calls, distances, line=line, colour=colour))
     if by_step:
         floor = floor_row(floor_of, prompts, settings.prior, reference=reference, seeds=sizes(settings)[0])["metrics"][metric]
-        by_step.append(Curve("DDIM, another set", [1, max(by_step[0].x)], [floor, floor]))
-        by_call.append(Curve("DDIM, another set", [floor_of.row["calls"], max(max(curve.x) for curve in by_call)], [floor, floor]))
+        by_step.append(Curve("DDIM, another set", [min(by_step[0].x), max(by_step[0].x)], [floor, floor], colour="black"))
+        dearest = max(max(curve.x) for curve in by_call)
+        by_call.append(Curve("DDIM, another set", [floor_of.row["calls"], dearest], [floor, floor], colour="black"))
         panels = [("by iteration", "step", metric, by_step), ("by cost", "denoiser calls", metric, by_call)]
         save_curves(folder / "fig4.png", panels, log_x=True, log_y=True)
     config = {"seed": settings.seed, "quick": settings.quick, "prior": settings.prior.name}

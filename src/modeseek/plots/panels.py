@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from torch import Tensor
 
 from modeseek.densities import GaussianMixture
@@ -103,27 +104,36 @@ def save_grid(path: Path, rows: Sequence[Sequence[Panel]], *, labels: Sequence[s
 
 @dataclass(frozen=True)
 class Curve:
-    """A labelled series of points; `dots` leaves them unconnected."""
+    """A labelled series of points; `dots` leaves them unconnected, `line` and `colour` are matplotlib's."""
 
     label: str
     x: Sequence[float]
     y: Sequence[float]
     dots: bool = False
+    line: str = "-"
+    colour: str | None = None
 
 
 def save_curves(path: Path, panels: Sequence[tuple[str, str, str, Sequence[Curve]]], *, log_x: bool = False, log_y: bool = False) -> None:
-    """Write a PNG of side-by-side plots, each (title, x label, y label, curves)."""
-    figure = Figure(figsize=(4.2 * len(panels), 3.4), layout="constrained")
+    """Write a PNG of side-by-side plots, each (title, x label, y label, curves); plots of the same curves share a legend beside them."""
+    shared = len(panels) > 1 and len({tuple(curve.label for curve in panel[3]) for panel in panels}) == 1
+    figure = Figure(figsize=(4.2 * len(panels) + 2.4 * shared, 3.4), layout="constrained")
     for axes, (title, x_label, y_label, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for curve in curves:
-            axes.plot(curve.x, curve.y, "o" if curve.dots else "o-", label=curve.label, markersize=4, linewidth=1.2)
+            line = "none" if curve.dots else curve.line
+            axes.plot(curve.x, curve.y, marker="o", linestyle=line, color=curve.colour, label=curve.label, markersize=4, linewidth=1.2)
         axes.set_title(title, fontsize=10, color=INK)
         axes.set_xlabel(x_label, fontsize=9)
         axes.set_ylabel(y_label, fontsize=9)
         axes.set_xscale("log" if log_x else "linear")
         axes.set_yscale("log" if log_y else "linear")
+        if log_x:
+            axes.xaxis.set_minor_formatter(NullFormatter())  # over less than two decades they would overlap
         axes.grid(alpha=0.25)
-        axes.legend(fontsize=7)
+        if not shared:
+            axes.legend(fontsize=7)
+    if shared:
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=7)
     save(path, figure)
 
 
