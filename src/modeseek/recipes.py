@@ -11,7 +11,7 @@ published settings are, whatever the prior. The published guidance scale is 7.5 
     sdi               inversion in 10 steps, t from 980 to 250                                 11
     msd-published     split step around the inverted centre, kernel in a limited interval      2 draw_steps - 1
     msd-persistent    one chain an object, advanced by one call a step                         1
-    msd               ours: draws from wide to local, each decoded once and kept               draw_steps / refresh
+    msd               ours: wide draws from fixed noise, each decoded once and kept            draw_steps / refresh
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ RECIPES: dict[str, Recipe] = {
     "msd-persistent": Recipe(
         method="msd-persistent", noise="fixed", space="image", draw_steps=25, bandwidth=(80.0, 8.0), schedule="cosine"
     ),
-    "msd": Recipe(method="msd-proximal", space="image", draw_steps=25, refresh=25, bandwidth=(80.0, 0.3), schedule="cosine"),
+    "msd": Recipe(method="msd-proximal", noise="fixed", space="image", draw_steps=25, refresh=25, bandwidth=(80.0, 8.0), schedule="cosine"),
 }
 """By name; `modeseek image --method NAME`. How "msd" was found is in docs/results.md."""
 
