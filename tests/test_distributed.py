@@ -25,8 +25,9 @@ from modeseek.cli import main
 from modeseek.distributed import ALONE, Ranks, started
 from modeseek.errors import InvalidInput, OutputError, RankLost
 from modeseek.files import read_state
-from modeseek.generate import PriorChoice, distilled, varied
+from modeseek.generate import PriorChoice, distilled
 from modeseek.priors.spread import SpreadPrior, spread
+from modeseek.recipes import varied
 from modeseek.representations.nerf import NeRF
 from modeseek.sculpt import OBJECT_RECIPES, ObjectRun, steps_of, volume_of
 

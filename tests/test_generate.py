@@ -15,8 +15,8 @@ from PIL import Image
 from modeseek.cli import main
 from modeseek.errors import InvalidInput, OutputError
 from modeseek.experiments.pictures import equal_calls
-from modeseek.generate import ImageRun, PriorChoice, generate, varied
-from modeseek.recipes import RECIPES, Recipe, build
+from modeseek.generate import ImageRun, PriorChoice, generate
+from modeseek.recipes import RECIPES, Recipe, build, varied
 
 FAMILIES = {"sd1": None, "sd2-v": None, "sdxl": None, "sd3": None, "flux": 16}
 SMALL = {"steps": 4, "draw_steps": 3}

@@ -8,8 +8,9 @@ import torch
 from modeseek.cli import main
 from modeseek.errors import Degenerate, InvalidInput, OutputError
 from modeseek.files import read_state
-from modeseek.generate import PriorChoice, varied
+from modeseek.generate import PriorChoice
 from modeseek.priors.viewed import ViewedPrior
+from modeseek.recipes import varied
 from modeseek.sculpt import OBJECT_RECIPES, ObjectRun, reopened, resized, sculpt, steps_of, volume_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::modeseek.errors.PromptCut")

@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from modeseek.errors import InvalidInput
 from modeseek.solids import networks
 from modeseek.solids.data import ATTRIBUTES, STRUCTURES, Bank, build_bank, labels, read_bank
+from modeseek.solids.losses import unet_loss
 from modeseek.solids.networks import autoencoder, scheduler
 from modeseek.solids.rendering import AMBIENT, DISTANCE, FIELD_OF_VIEW, LIGHT, Cameras, colour, hits, normals, palette, render, trace
 from modeseek.solids.shapes import PRIMITIVES, SLOTS, Part, box, capsule, cone, cylinder, ellipsoid, prism, pyramid, solid, sphere, torus
 from modeseek.solids.text import tokenizer
-from modeseek.solids.training import SolidsConfig, Stage, normalise, unet_loss
+from modeseek.solids.training import SolidsConfig, Stage, normalise
 from modeseek.solids.words import BACKGROUNDS, BASES, COLOURS, COMPOSITES, SHAPES, VIEWS, WORDS, Scene, check_words, parse, scenes
 
 

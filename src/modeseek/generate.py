@@ -11,10 +11,9 @@ checkpoint.safetensors   from which a killed run goes on to the same pixels
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,8 +24,8 @@ from torch import Tensor, nn
 import modeseek
 from modeseek.distill import Step, distill
 from modeseek.distributed import ALONE, Ranks
-from modeseek.errors import InvalidInput, OutputError
-from modeseek.files import read_json, write_json, write_text
+from modeseek.errors import InvalidInput
+from modeseek.files import write_json
 from modeseek.plots import Curve, save_curves
 from modeseek.plots.pictures import save_animation, save_picture, save_sheet, tiled
 from modeseek.priors.images import ImagePrior
@@ -34,6 +33,7 @@ from modeseek.priors.pipelines import load_prior
 from modeseek.priors.spread import spread
 from modeseek.recipes import RECIPES, Recipe, build
 from modeseek.representations import CoordinateMLP, Latents, Pixels
+from modeseek.runs import claim, line_of, lines_before, plain_config, write_lines
 from modeseek.sampling import ddim
 from modeseek.schedules import sampling_levels
 from modeseek.solids.prior import GUIDANCE as SOLIDS_GUIDANCE
@@ -213,51 +213,6 @@ def generate(run: ImageRun, out: Path, *, ranks: Ranks = ALONE) -> Iterator[Step
     ranks.first(lambda: _finish(out, run, config, lines or lines_before(out, math.inf), pictures_of(made, prior), last))
 
 
-def claim(out: Path, config: dict[str, Any]) -> Literal["new", "going on", "finished"]:
-    """Make `out` this run's folder.
-
-    Raises:
-        OutputError: it holds a run with other settings, or cannot be written.
-    """
-    path = out / "run.json"
-    if path.exists():
-        found = read_json(path)
-        if found.get("config") != config:
-            raise OutputError(
-                f"{out} holds another run ({found.get('config', {}).get('prompt')!r} or other settings); choose another --out"
-            )
-        return "finished" if found.get("finished") else "going on"
-    write_json(path, {"version": modeseek.__version__, "config": config, "finished": False})
-    return "new"
-
-
-def plain_config(run: Any) -> dict[str, Any]:
-    """A dataclass as JSON values."""
-    return json.loads(json.dumps(asdict(run)))
-
-
-def line_of(step: Step) -> dict[str, float]:
-    """A step's line of curves.jsonl: calls, and the means of bandwidth, residual and noise level where it has them."""
-    found = {"step": step.index, "calls": step.calls}
-    for name in ("bandwidth", "residual", "sigma"):
-        value = step.estimate.info.get(name)
-        if value is not None:
-            found[name] = float(torch.as_tensor(value, dtype=torch.float64).mean())
-    return found
-
-
-def lines_before(out: Path, step: float) -> list[dict[str, float]]:
-    """The lines a run has on disk of steps before `step`: what an interrupted run wrote beyond its checkpoint is dropped."""
-    path = out / "curves.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    return [line for line in lines if line["step"] < step]
-
-
-def write_lines(out: Path, lines: list[dict[str, float]]) -> None:
-    """Write curves.jsonl anew."""
-    write_text(out / "curves.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-
-
 def _save_frame(out: Path, index: int, pictures: Tensor) -> None:
     save_picture(out / "frames" / f"{index:06d}.png", tiled(pictures, len(pictures)))
 
@@ -321,14 +276,3 @@ def sample(run: SampleRun, out: Path) -> Tensor:
     facts = {"guidance": guidance, "calls": run.steps}
     write_json(out / "run.json", {"version": modeseek.__version__, "config": config, "finished": True, **facts})
     return pictures
-
-
-def varied(name: str, *, recipes: dict[str, Recipe] = RECIPES, **changes: Any) -> Recipe:
-    """The recipe called `name` with the changes that are not None.
-
-    Raises:
-        InvalidInput: no recipe of that name.
-    """
-    if name not in recipes:
-        raise InvalidInput(f"method {name!r} is unknown: choose {', '.join(recipes)}")
-    return replace(recipes[name], **{key: value for key, value in changes.items() if value is not None})

@@ -101,6 +101,17 @@ RECIPES: dict[str, Recipe] = {
 """By name; `modeseek image --method NAME`. How "msd" was found is in docs/results.md."""
 
 
+def varied(name: str, *, recipes: dict[str, Recipe] = RECIPES, **changes: Any) -> Recipe:
+    """The recipe called `name` with the changes that are not None.
+
+    Raises:
+        InvalidInput: no recipe of that name.
+    """
+    if name not in recipes:
+        raise InvalidInput(f"method {name!r} is unknown: choose {', '.join(recipes)}")
+    return replace(recipes[name], **{key: value for key, value in changes.items() if value is not None})
+
+
 def build(recipe: Recipe, prior: ImagePrior, prompts: Sequence[str], *, guidance: float, negative: str = "", seed: int = 0) -> Gradient:
     """The recipe's gradient on `prior`, for one prompt an object.
 

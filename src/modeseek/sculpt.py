@@ -31,13 +31,14 @@ from modeseek.distill import Step, distill
 from modeseek.distributed import ALONE, Ranks
 from modeseek.errors import Degenerate, InvalidInput, OutputError, WeightsError
 from modeseek.files import read_json, read_state, write_json
-from modeseek.generate import PriorChoice, claim, line_of, lines_before, plain_config, write_lines
+from modeseek.generate import PriorChoice
 from modeseek.plots.pictures import save_animation, save_picture, save_sheet, tiled
 from modeseek.priors.images import ImagePrior
 from modeseek.priors.spread import spread
 from modeseek.priors.viewed import ViewedPrior
 from modeseek.recipes import Recipe, build
 from modeseek.representations.nerf import Cameras, NeRF, NeRFSettings, Ranges, degenerate, extract_mesh
+from modeseek.runs import claim, line_of, lines_before, plain_config, write_lines
 
 OURS = Recipe(method="msd-proximal", space="image", steps=250, rate=0.06, schedule="cosine", draw_steps=5, refresh=5, bandwidth=(3.0, 0.4))
 OBJECT_RECIPES: dict[str, Recipe] = {

@@ -82,17 +82,20 @@ def cells(settings: Settings) -> list[Cell]:
 
 def finish(folder: Path, settings: Settings, cells: Sequence[Cell], results: Sequence[Result]) -> None:
     result, stops = results[0], cells[0].stops  # type: ignore[attr-defined]
-    rows, names = [], []
+    pictures, rows = [], []
     for k in stops:
         for bandwidth in BANDWIDTHS:
-            rows.append(shown(torch.cat([result.arrays[f"picture {k}"], result.arrays[f"draws {k} {bandwidth:g}"]])))
-            names.append(f"k = {k}\nbandwidth {bandwidth:g}")
-    save_sheet(folder / "fig5.png", rows, rows_named=names, columns_named=["x", *(f"draw {i}" for i in range(DRAWS))])
+            pictures.append(shown(torch.cat([result.arrays[f"picture {k}"], result.arrays[f"draws {k} {bandwidth:g}"]])))
+            found = {name: result.row["metrics"][f"{name} {k} {bandwidth:g}"] for name in ("spread", "distance")}
+            rows.append({**result.row, "row": f"k = {k}, bandwidth {bandwidth:g}", "metrics": found})
+    names = [row["row"].replace(", ", "\n") for row in rows]
+    save_sheet(folder / "fig5.png", pictures, rows_named=names, columns_named=["x", *(f"draw {i}" for i in range(DRAWS))])
     config = {"seed": settings.seed, "quick": settings.quick, "prior": settings.prior.name}
     notes = (
-        "Standard deviation over four draws, and their root mean square distance to the picture they were drawn around, by k and bandwidth."
+        "`spread`: standard deviation over four draws; `distance`: their root mean square distance to the picture they were drawn around; "
+        "pictures from 0 to 1. `calls` are those of the run the pictures come from."
     )
-    write_results(folder, "fig5", rows=[result.row], config=config, columns=list(result.row["metrics"]), notes=notes)
+    write_results(folder, "fig5", rows=rows, config=config, columns=["spread", "distance"], notes=notes)
 
 
 EXPERIMENT = Experiment(name="fig5", summary="one draw by bandwidth and step (Figure 5)", cells=cells, finish=finish)

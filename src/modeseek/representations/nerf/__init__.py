@@ -11,10 +11,10 @@ from modeseek.representations.nerf.mesh import Mesh as Mesh
 from modeseek.representations.nerf.mesh import degenerate as degenerate
 from modeseek.representations.nerf.mesh import extract_mesh as extract_mesh
 from modeseek.representations.nerf.nerf import NeRF as NeRF
-from modeseek.representations.nerf.nerf import NeRFSettings as NeRFSettings
-from modeseek.representations.nerf.nerf import Shading as Shading
-from modeseek.representations.nerf.nerf import Views as Views
 from modeseek.representations.nerf.regularisers import Regularisers as Regularisers
 from modeseek.representations.nerf.rendering import March as March
 from modeseek.representations.nerf.rendering import Rendering as Rendering
 from modeseek.representations.nerf.rendering import render as render
+from modeseek.representations.nerf.settings import NeRFSettings as NeRFSettings
+from modeseek.representations.nerf.settings import Shading as Shading
+from modeseek.representations.nerf.settings import Views as Views
