@@ -26,12 +26,14 @@ FLOORS = {
     "solids": 4,
     "distill": 5,
     "recipes": 5,
-    "generate": 6,
-    "sculpt": 7,
-    "integrations": 7,
-    "experiments": 8,
-    "cli": 9,
-    "__main__": 10,
+    "runs": 6,
+    "generate": 7,
+    "sculpt": 8,
+    "integrations": 8,
+    "options": 8,
+    "experiments": 9,
+    "cli": 10,
+    "__main__": 11,
 }
 
 
