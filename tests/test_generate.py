@@ -14,7 +14,7 @@ from PIL import Image
 
 from modeseek.cli import main
 from modeseek.errors import InvalidInput, OutputError
-from modeseek.experiments.pictures import equal_calls
+from modeseek.experiments.methods import equal_calls
 from modeseek.generate import ImageRun, PriorChoice, generate
 from modeseek.recipes import RECIPES, Recipe, build, varied
 

@@ -13,7 +13,8 @@ import torch
 from modeseek.experiments.base import Experiment, Settings
 from modeseek.experiments.cells import Cell, Result
 from modeseek.experiments.laboratory import DDIM, MSD_OURS, MSD_PUBLISHED, SampleCell, density, sdi, sds, vsd
-from modeseek.experiments.pictures import SampledPictures, at_equal_calls, prompts_of, published, shown
+from modeseek.experiments.methods import at_equal_calls, published
+from modeseek.experiments.pictures import SampledPictures, prompts_of, shown
 from modeseek.experiments.table1 import COLUMNS, NOTES
 from modeseek.experiments.table4 import BUDGET, sizes
 from modeseek.experiments.tables import write_results

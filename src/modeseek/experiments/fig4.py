@@ -9,8 +9,7 @@ from modeseek.experiments.base import Experiment, Settings
 from modeseek.experiments.cells import Cell, Result
 from modeseek.experiments.pictures import floor_row, prompts_of, score_rows
 from modeseek.experiments.scoring import missing
-from modeseek.experiments.table4 import cells as table4_cells
-from modeseek.experiments.table4 import sizes
+from modeseek.experiments.table4 import painted, sets, sizes
 from modeseek.experiments.tables import write_results
 from modeseek.plots import Curve, save_curves
 
@@ -21,15 +20,15 @@ LINES = (("as published, equal calls", ":"), ("as published", "--"), ("", "-")) 
 
 
 def cells(settings: Settings) -> list[Cell]:
-    return table4_cells(settings)
+    return [*sets(settings), *painted(settings)]
 
 
 def finish(folder: Path, settings: Settings, cells: Sequence[Cell], results: Sequence[Result]) -> None:
     prompts = prompts_of(settings.prior.name)
     metric = "frechet-solids" if settings.prior.name == "solids" else "FID"
-    reference, floor_of, painted = results[0].arrays["pictures"], results[1], results[2:]
+    reference, floor_of = results[0].arrays["pictures"], results[1]
     rows, by_step, by_call = [], [], []
-    for result in painted:
+    for result in results[2:]:
         marks = sorted(int(name[3:]) for name in result.arrays if name.startswith("at "))
         scored = [score_rows([result], prompts, settings.prior, reference=reference, arrays=f"at {mark}")[0] for mark in marks]
         calls = [result.row["calls_at"][str(mark)] for mark in marks]

@@ -10,13 +10,13 @@ import torch
 from modeseek.experiments.base import Experiment, Settings
 from modeseek.experiments.cells import Cell, Result
 from modeseek.experiments.pictures import prompts_of, shown
-from modeseek.experiments.table4 import cells as table4_cells
+from modeseek.experiments.table4 import painted, sets
 from modeseek.experiments.tables import write_results
 from modeseek.plots.pictures import save_sheet
 
 
 def cells(settings: Settings) -> list[Cell]:
-    return table4_cells(settings)
+    return [*sets(settings), *painted(settings)]
 
 
 def finish(folder: Path, settings: Settings, cells: Sequence[Cell], results: Sequence[Result]) -> None:

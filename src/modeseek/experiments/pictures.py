@@ -6,20 +6,18 @@ from the pictures when a table is written: Frechet distance of features to a DDI
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from modeseek.errors import InvalidInput
 from modeseek.experiments.cells import Result
 from modeseek.experiments.paper import TEXT_TO_IMAGE
 from modeseek.experiments.scoring import scores
-from modeseek.generate import PriorChoice, distilled, pictures_of, sampled
+from modeseek.generate import PriorChoice, canvas, distilled, pictures_of, sampled
 from modeseek.priors.images import ImagePrior
 from modeseek.recipes import RECIPES, Recipe
 
@@ -53,6 +51,7 @@ HELD_OUT_PROMPTS = (
 
 REFERENCE_SEED = 10_000  # seeds of the reference set start here, far from those of the cells
 DDIM_STEPS = 32
+AT_ONCE = 8  # pictures fitted or encoded side by side
 MARKS = (25, 50, 100, 150, 200, 300, 400)  # steps at which a cell keeps its pictures
 
 
@@ -151,6 +150,49 @@ class PaintedPictures:
         return Result(_row(self.prior, guidance, row, total), arrays)
 
 
+@dataclass(frozen=True, kw_only=True)
+class RemadePictures:
+    """DDIM pictures again, encoded and decoded, or fitted by a canvas: what the autoencoder and the representation cost a distillation.
+
+    Args:
+        drawn: the pictures.
+        way: "autoencoder", or "network": fitted under the squared error, with the optimiser of our recipe.
+        steps: of the fit.
+    """
+
+    drawn: SampledPictures
+    way: Literal["autoencoder", "network"]
+    steps: int = RECIPES["msd"].steps
+
+    @property
+    def title(self) -> str:
+        return f"{self.way} {self.drawn.title}"
+
+    def run(self) -> Result:
+        result = self.drawn.run()
+        prior = opened(self.drawn.prior)
+        pictures = shown(result.arrays["pictures"]).to(prior.device)
+        remade = self._encoded if self.way == "autoencoder" else self._fitted
+        found = torch.cat([remade(group, prior) for group in pictures.split(AT_ONCE)])
+        row = {**result.row, "method": "DDIM, remade", "row": f"through the {self.way}"}
+        return Result(row, {"pictures": to_stored(found)})
+
+    @torch.no_grad()
+    def _encoded(self, pictures: Tensor, prior: ImagePrior) -> Tensor:
+        return prior.decode(prior.encode(pictures))
+
+    def _fitted(self, pictures: Tensor, prior: ImagePrior) -> Tensor:
+        made = canvas("mlp", prior, range(len(pictures)))
+        optimiser = torch.optim.AdamW(made.parameters(), lr=RECIPES["msd"].rate)
+        falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, self.steps)
+        for _ in range(self.steps):
+            optimiser.zero_grad()
+            ((made() - pictures) ** 2).sum().div(2).backward()
+            optimiser.step()
+            falling.step()
+        return pictures_of(made, prior)
+
+
 def _row(prior: PriorChoice, guidance: float, row: dict[str, Any], calls: float) -> dict[str, Any]:
     return {"density": prior.name, "denoiser": "learned", "guidance": f"CFG {guidance:g}", **row, "metrics": {}, "calls": calls}
 
@@ -209,69 +251,3 @@ def floor_row(result: Result, prompts: Sequence[str], prior: PriorChoice, *, ref
             metrics[f"{name} error"] = float(values.std())
     row = {**result.row, "row": f"another set, mean of {len(sets)}"}
     return {**row, "metrics": metrics, "paper": TEXT_TO_IMAGE.get(result.row["method"])}
-
-
-# ---------------------------------------------------------------- the methods of Table 4
-def equal_calls(recipe: Recipe, budget: float) -> Recipe:
-    """The recipe at no more than `budget` denoiser calls, and close to it: each estimate serves as many steps as that asks.
-
-    Where the estimates that fit fall a little short of the steps, up to a twentieth of the steps is left out.
-
-    Raises:
-        InvalidInput: one estimate costs more than the budget.
-
-    Example:
-        >>> fitted = equal_calls(RECIPES["vsd"], 400)
-        >>> fitted.refresh, fitted.steps, fitted.calls
-        (3, 399, 399)
-    """
-    each = replace(recipe, steps=1).calls
-    count = int(budget // each)
-    if count < 1:
-        raise InvalidInput(f"one estimate of {recipe.method} costs {each:g} denoiser calls, more than the budget of {budget:g}")
-    kept = {max(recipe.refresh, math.ceil(share * recipe.steps / count)) for share in (1.0, 0.95)}
-    fitted = [replace(recipe, refresh=refresh, steps=min(recipe.steps, refresh * count)) for refresh in kept]
-    return max(fitted, key=lambda chosen: (chosen.calls, chosen.steps))
-
-
-METHODS: tuple[tuple[str, str], ...] = (
-    ("sds", "SDS"),
-    ("vsd", "VSD"),
-    ("sdi", "SDI"),
-    ("msd-published", "MSD"),
-)
-
-
-def published(prior: PriorChoice, seeds: int, seed: int, *, steps: int | None = None) -> list[PaintedPictures]:
-    """Every method at its published settings and cost."""
-    return [_cell(prior, seeds, seed, name, method, "as published", _stepped(RECIPES[name], steps)) for name, method in METHODS]
-
-
-def at_equal_calls(prior: PriorChoice, seeds: int, seed: int, budget: float, *, steps: int | None = None) -> list[PaintedPictures]:
-    """Every method at `budget` denoiser calls: published settings, the best found, and ours."""
-    cells = []
-    for name, method in METHODS:
-        recipe = equal_calls(_stepped(RECIPES[name], steps), budget)
-        cells.append(_cell(prior, seeds, seed, name, method, "as published, equal calls", recipe))
-    for name, method in METHODS[:3]:
-        recipe = equal_calls(_stepped(BEST[name], steps), budget)
-        cells.append(_cell(prior, seeds, seed, name, method, "best settings, equal calls", recipe))
-    for name, row in (("msd", "ours"), ("msd-persistent", "ours: persistent")):
-        cells.append(_cell(prior, seeds, seed, name, "MSD", f"{row}, equal calls", equal_calls(_stepped(RECIPES[name], steps), budget)))
-    return cells
-
-
-def _stepped(recipe: Recipe, steps: int | None) -> Recipe:
-    return recipe if steps is None else replace(recipe, steps=steps)
-
-
-def _cell(prior: PriorChoice, seeds: int, seed: int, name: str, method: str, row: str, recipe: Recipe) -> PaintedPictures:
-    return PaintedPictures(prior=prior, prompts=prompts_of(prior.name), seeds=seeds, recipe=recipe, method=method, row=row, seed=seed)
-
-
-BEST: dict[str, Recipe] = {
-    "sds": replace(RECIPES["sds"], space="image", noise="fresh", schedule="cosine"),
-    "vsd": replace(RECIPES["vsd"], space="image", noise="fresh", lora_rate=1e-3),
-    "sdi": replace(RECIPES["sdi"], space="image", timesteps=(980, 20), schedule="cosine"),
-}
-"""The best settings that `modeseek run search4` found for the baselines; each searched over as many settings as ours."""

@@ -15,7 +15,8 @@ from typing import Literal
 
 from modeseek.experiments.base import Experiment, Settings
 from modeseek.experiments.cells import Cell, Result
-from modeseek.experiments.pictures import REFERENCE_SEED, PaintedPictures, SampledPictures, equal_calls, prompts_of, score_rows
+from modeseek.experiments.methods import equal_calls
+from modeseek.experiments.pictures import REFERENCE_SEED, PaintedPictures, SampledPictures, prompts_of, score_rows
 from modeseek.experiments.table4 import BUDGET, COLUMNS
 from modeseek.experiments.tables import write_results
 from modeseek.gradients.base import NoisePolicy

@@ -11,8 +11,8 @@ import torch
 
 from modeseek.experiments.base import Experiment, Settings
 from modeseek.experiments.cells import Cell, Result
+from modeseek.experiments.methods import METHODS, equal_calls
 from modeseek.experiments.objects import FittedObject, SculptedObject, TrueObject, prompts_of
-from modeseek.experiments.pictures import METHODS, equal_calls
 from modeseek.experiments.tables import write_results
 from modeseek.metrics.bootstrap import bootstrap_error
 from modeseek.sculpt import OBJECT_RECIPES, PAPER_RECIPES, ObjectRun

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from modeseek.experiments.base import Experiment, Settings
 from modeseek.experiments.cells import Cell, Result
+from modeseek.experiments.methods import at_equal_calls, published
 from modeseek.experiments.pictures import (
     REFERENCE_SEED,
+    PaintedPictures,
+    RemadePictures,
     SampledPictures,
-    at_equal_calls,
     floor_row,
     prompts_of,
-    published,
     score_rows,
     shown,
 )
@@ -29,7 +31,8 @@ NOTES = (
     "independent classifier sees every attribute of the prompt but the view, `view` the share with the right view; +- bootstrap standard "
     "errors, for the distance within prompts (none with one picture a prompt). They are not FID and CLIP score, whose published values for "
     "Stable Diffusion are in brackets. `calls` are denoiser calls a picture. The DDIM row is the mean over disjoint sets of other DDIM "
-    "pictures, each as large as any other row, +- the spread of one set: the floor of the distance."
+    "pictures, each as large as any other row, +- the spread of one set: the floor of the distance. One such set remade, encoded and "
+    "decoded, or fitted by the coordinate network, shows what the autoencoder and the representation cost."
 )
 
 
@@ -38,15 +41,27 @@ def sizes(settings: Settings) -> tuple[int, int, int | None]:
     return (1, 4, 40) if settings.quick else (settings.pictures, 32, None)
 
 
+def sets(settings: Settings) -> list[SampledPictures]:
+    """The DDIM reference, and other DDIM pictures."""
+    prior, (_, many, _) = settings.prior, sizes(settings)
+    firsts = (REFERENCE_SEED, 1000 * settings.seed)
+    return [SampledPictures(prior=prior, prompts=prompts_of(prior.name), seeds=many, first=first) for first in firsts]
+
+
+def painted(settings: Settings) -> list[PaintedPictures]:
+    """Every row that is distilled."""
+    seeds, _, steps = sizes(settings)
+    rows = at_equal_calls(settings.prior, seeds, settings.seed, BUDGET if steps is None else steps, steps=steps)
+    return rows + published(settings.prior, seeds, settings.seed, steps=steps)
+
+
 def cells(settings: Settings) -> list[Cell]:
-    seeds, many, steps = sizes(settings)
-    prompts = prompts_of(settings.prior.name)
-    found: list[Cell] = [
-        SampledPictures(prior=settings.prior, prompts=prompts, seeds=many, first=REFERENCE_SEED),
-        SampledPictures(prior=settings.prior, prompts=prompts, seeds=many, first=1000 * settings.seed),
-    ]
-    found += at_equal_calls(settings.prior, seeds, settings.seed, BUDGET if steps is None else steps, steps=steps)
-    return found + list(published(settings.prior, seeds, settings.seed, steps=steps))
+    seeds, _, steps = sizes(settings)
+    drawn = sets(settings)
+    few = replace(drawn[1], seeds=seeds)
+    network = RemadePictures(drawn=few, way="network")
+    remade = [RemadePictures(drawn=few, way="autoencoder"), network if steps is None else replace(network, steps=steps)]
+    return [*drawn, *remade, *painted(settings)]
 
 
 def finish(folder: Path, settings: Settings, cells: Sequence[Cell], results: Sequence[Result]) -> None:

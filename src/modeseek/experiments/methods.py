@@ -1,0 +1,76 @@
+"""The rows of Table 4: every method as published, at equal denoiser calls, at the best settings found, and ours."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from modeseek.errors import InvalidInput
+from modeseek.experiments.pictures import PaintedPictures, prompts_of
+from modeseek.generate import PriorChoice
+from modeseek.recipes import RECIPES, Recipe
+
+
+def equal_calls(recipe: Recipe, budget: float) -> Recipe:
+    """The recipe at no more than `budget` denoiser calls, and close to it: each estimate serves as many steps as that asks.
+
+    Where the estimates that fit fall a little short of the steps, up to a twentieth of the steps is left out.
+
+    Raises:
+        InvalidInput: one estimate costs more than the budget.
+
+    Example:
+        >>> fitted = equal_calls(RECIPES["vsd"], 400)
+        >>> fitted.refresh, fitted.steps, fitted.calls
+        (3, 399, 399)
+    """
+    each = replace(recipe, steps=1).calls
+    count = int(budget // each)
+    if count < 1:
+        raise InvalidInput(f"one estimate of {recipe.method} costs {each:g} denoiser calls, more than the budget of {budget:g}")
+    kept = {max(recipe.refresh, math.ceil(share * recipe.steps / count)) for share in (1.0, 0.95)}
+    fitted = [replace(recipe, refresh=refresh, steps=min(recipe.steps, refresh * count)) for refresh in kept]
+    return max(fitted, key=lambda chosen: (chosen.calls, chosen.steps))
+
+
+METHODS: tuple[tuple[str, str], ...] = (
+    ("sds", "SDS"),
+    ("vsd", "VSD"),
+    ("sdi", "SDI"),
+    ("msd-published", "MSD"),
+)
+
+
+def published(prior: PriorChoice, seeds: int, seed: int, *, steps: int | None = None) -> list[PaintedPictures]:
+    """Every method at its published settings and cost."""
+    return [_cell(prior, seeds, seed, name, method, "as published", _stepped(RECIPES[name], steps)) for name, method in METHODS]
+
+
+def at_equal_calls(prior: PriorChoice, seeds: int, seed: int, budget: float, *, steps: int | None = None) -> list[PaintedPictures]:
+    """Every method at `budget` denoiser calls: published settings, the best found, and ours."""
+    cells = []
+    for name, method in METHODS:
+        recipe = equal_calls(_stepped(RECIPES[name], steps), budget)
+        cells.append(_cell(prior, seeds, seed, name, method, "as published, equal calls", recipe))
+    for name, method in METHODS[:3]:
+        recipe = equal_calls(_stepped(BEST[name], steps), budget)
+        cells.append(_cell(prior, seeds, seed, name, method, "best settings, equal calls", recipe))
+    for name, row in (("msd", "ours"), ("msd-persistent", "ours: persistent")):
+        cells.append(_cell(prior, seeds, seed, name, "MSD", f"{row}, equal calls", equal_calls(_stepped(RECIPES[name], steps), budget)))
+    return cells
+
+
+def _stepped(recipe: Recipe, steps: int | None) -> Recipe:
+    return recipe if steps is None else replace(recipe, steps=steps)
+
+
+def _cell(prior: PriorChoice, seeds: int, seed: int, name: str, method: str, row: str, recipe: Recipe) -> PaintedPictures:
+    return PaintedPictures(prior=prior, prompts=prompts_of(prior.name), seeds=seeds, recipe=recipe, method=method, row=row, seed=seed)
+
+
+BEST: dict[str, Recipe] = {
+    "sds": replace(RECIPES["sds"], space="image", noise="fresh", schedule="cosine"),
+    "vsd": replace(RECIPES["vsd"], space="image", noise="fresh", lora_rate=1e-3),
+    "sdi": replace(RECIPES["sdi"], space="image", timesteps=(980, 20), schedule="cosine"),
+}
+"""The best settings that `modeseek run search4` found for the baselines; each searched over as many settings as ours."""
