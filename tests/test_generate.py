@@ -15,6 +15,7 @@ from PIL import Image
 from modeseek.cli import main
 from modeseek.errors import InvalidInput, OutputError
 from modeseek.experiments.methods import equal_calls
+from modeseek.experiments.pictures import RemadePictures, SampledPictures, opened, shown, to_stored
 from modeseek.generate import ImageRun, PriorChoice, generate
 from modeseek.recipes import RECIPES, Recipe, build, varied
 
@@ -152,6 +153,16 @@ def test_equal_calls_need_room_for_one_estimate():
         equal_calls(RECIPES["sdi"], 10)
 
 
+def test_remade_pictures_stay_close(pipeline_folder):
+    """A coordinate network fits DDIM pictures in 400 steps; the autoencoder alone is one pass of each of its halves."""
+    drawn = SampledPictures(prior=choice(pipeline_folder("sd1")), prompts=("a red cat", "a dog"), seeds=1, steps=2)
+    pictures, prior = drawn.run().arrays["pictures"], opened(drawn.prior)
+    fitted = RemadePictures(drawn=drawn, way="network").run().arrays["pictures"]
+    assert float((shown(fitted) - shown(pictures)).square().mean()) < 1e-3 < float(shown(pictures).var())
+    coded = RemadePictures(drawn=drawn, way="autoencoder").run().arrays["pictures"]
+    assert torch.equal(coded, to_stored(prior.decode(prior.encode(shown(pictures)))))
+
+
 @pytest.mark.filterwarnings("ignore::modeseek.errors.PromptCut")
 def test_experiments_on_pictures_run_on_any_prior(pipeline_folder, tmp_path, capsys):
     """Every table and figure on pictures, quick, on a tiny Stable Diffusion: rows beside the paper's, pictures, and shared cells."""
@@ -162,6 +173,8 @@ def test_experiments_on_pictures_run_on_any_prior(pipeline_folder, tmp_path, cap
     assert rows["SDI", "as published"]["calls"] == 40 * 11
     assert all(row["calls"] <= 40 for (_, row_name), row in rows.items() if "equal calls" in row_name)
     assert rows["MSD", "as published"]["paper"] == {"FID": 114.12, "CLIP-SIM": 32.6}
+    assert rows["DDIM, remade", "through the autoencoder"]["paper"] is None
+    assert rows["DDIM, remade", "through the network"]["calls"] == 32
     assert "CLIP-SIM needs" in (tmp_path / "table4-sd1-quick" / "results.md").read_text()
     assert "FID needs" in (tmp_path / "fig4-sd1-quick" / "results.md").read_text()  # and so there is no figure of it
     for name in ("table4", "fig5", "fig8", "fig9"):
