@@ -130,6 +130,15 @@ def test_timesteps_must_descend(pipeline_folder):
         build(Recipe(method="sds", timesteps=(20, 980)), prior, ["a cat"], guidance=7.5)
 
 
+@pytest.mark.parametrize(("scaled", "expected"), [(True, ("inverted", True)), ("stated", ("inverted", False)), (False, ("point", False))])
+def test_noise_scaling_as_printed_and_as_stated(pipeline_folder, scaled, expected):
+    prior = choice(pipeline_folder("sd1")).open()
+    gradient = build(replace(RECIPES["msd-published"], scaled=scaled), prior, ["a cat"], guidance=1.0)
+    assert (gradient.draw.centre, gradient.draw.printed) == expected
+    estimate = gradient(torch.zeros(1, *prior.event), progress=0.5, rng=torch.Generator().manual_seed(0))
+    assert estimate.info["calls"] == (19 if scaled else 10)
+
+
 def test_calls_of_a_recipe_are_those_it_makes():
     assert RECIPES["sds"].calls == 400
     assert RECIPES["sdi"].calls == 400 * 11
@@ -179,5 +188,5 @@ def test_experiments_on_pictures_run_on_any_prior(pipeline_folder, tmp_path, cap
     assert "FID needs" in (tmp_path / "fig4-sd1-quick" / "results.md").read_text()  # and so there is no figure of it
     for name in ("table4", "fig5", "fig8", "fig9"):
         assert (tmp_path / f"{name}-sd1-quick" / f"{name}.png").stat().st_size > 1000
-    assert len(list((tmp_path / "cells").glob("*.json"))) == len(results["rows"]) + 1 + 1 + 5  # and the reference, fig5's, fig9's
+    assert len(list((tmp_path / "cells").glob("*.json"))) == len(results["rows"]) + 1 + 1 + 6  # and the reference, fig5's, fig9's
     capsys.readouterr()

@@ -50,7 +50,8 @@ class Recipe:
         bandwidth: first and last bandwidth of MSD's exponential schedule: a standard deviation in x; "msd-split": in timesteps.
         first: bandwidth of MSD's very first draw, where it differs.
         interval: t between which guidance and kernel of "msd-split" act; (999, 0): everywhere.
-        scaled: whether the centre of "msd-split" is brought to each level by inversion.
+        scaled: whether the centre of "msd-split" is brought to each level by inversion: True, as Algorithm 2 prints it; "stated": to the
+            level of the state that it pulls, as section 4.3 has it in words.
         lora_rate: learning rate of VSD's LoRA.
     """
 
@@ -69,7 +70,7 @@ class Recipe:
     bandwidth: tuple[float, float] = (8.0, 0.3)
     first: float | None = None
     interval: tuple[int, int] = (800, 200)
-    scaled: bool = True
+    scaled: bool | Literal["stated"] = True
     lora_rate: float = 1e-4
 
     @property
@@ -158,7 +159,7 @@ def build(recipe: Recipe, prior: ImagePrior, prompts: Sequence[str], *, guidance
             centre="inverted" if recipe.scaled else "point",
             interval=interval,
             timesteps=stable_diffusion_levels(),
-            printed=recipe.scaled,
+            printed=recipe.scaled is True,
         )
         return MSD(denoiser=guided, bandwidth=ExponentialBandwidth(start=start, end=end), draw=split, **stochastic)
     draw = ProximalDraw(steps=recipe.draw_steps, sigma_min=low, sigma_max=top, data_std=prior.data_std, spread=SPREAD)
