@@ -130,13 +130,15 @@ def test_timesteps_must_descend(pipeline_folder):
         build(Recipe(method="sds", timesteps=(20, 980)), prior, ["a cat"], guidance=7.5)
 
 
-@pytest.mark.parametrize(("scaled", "expected"), [(True, ("inverted", True)), ("stated", ("inverted", False)), (False, ("point", False))])
-def test_noise_scaling_as_printed_and_as_stated(pipeline_folder, scaled, expected):
+@pytest.mark.parametrize(
+    ("scaling", "expected"), [("printed", ("inverted", True)), ("stated", ("inverted", False)), ("none", ("point", False))]
+)
+def test_noise_scaling_as_printed_and_as_stated(pipeline_folder, scaling, expected):
     prior = choice(pipeline_folder("sd1")).open()
-    gradient = build(replace(RECIPES["msd-published"], scaled=scaled), prior, ["a cat"], guidance=1.0)
+    gradient = build(replace(RECIPES["msd-published"], scaling=scaling), prior, ["a cat"], guidance=1.0)
     assert (gradient.draw.centre, gradient.draw.printed) == expected
     estimate = gradient(torch.zeros(1, *prior.event), progress=0.5, rng=torch.Generator().manual_seed(0))
-    assert estimate.info["calls"] == (19 if scaled else 10)
+    assert estimate.info["calls"] == (10 if scaling == "none" else 19)
 
 
 def test_calls_of_a_recipe_are_those_it_makes():

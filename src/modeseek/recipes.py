@@ -50,8 +50,8 @@ class Recipe:
         bandwidth: first and last bandwidth of MSD's exponential schedule: a standard deviation in x; "msd-split": in timesteps.
         first: bandwidth of MSD's very first draw, where it differs.
         interval: t between which guidance and kernel of "msd-split" act; (999, 0): everywhere.
-        scaled: whether the centre of "msd-split" is brought to each level by inversion: True, as Algorithm 2 prints it; "stated": to the
-            level of the state that it pulls, as section 4.3 has it in words.
+        scaling: of the noise of the centre of "msd-split", by inversion: "stated": to the level of the state that it pulls, as section 4.3
+            has it in words; "printed": one level above, as Algorithm 2 prints it; "none".
         lora_rate: learning rate of VSD's LoRA.
     """
 
@@ -70,7 +70,7 @@ class Recipe:
     bandwidth: tuple[float, float] = (8.0, 0.3)
     first: float | None = None
     interval: tuple[int, int] = (800, 200)
-    scaled: bool | Literal["stated"] = True
+    scaling: Literal["stated", "printed", "none"] = "stated"
     lora_rate: float = 1e-4
 
     @property
@@ -81,7 +81,7 @@ class Recipe:
             "sjc": self.samples,
             "vsd": 2 * self.samples + 1,
             "sdi": self.draw_steps + 1,
-            "msd-split": self.samples * (2 * self.draw_steps - 1 if self.scaled else self.draw_steps),
+            "msd-split": self.samples * (self.draw_steps if self.scaling == "none" else 2 * self.draw_steps - 1),
             "msd-proximal": self.samples * self.draw_steps,
             "msd-persistent": 1,
         }[self.method]
@@ -156,10 +156,10 @@ def build(recipe: Recipe, prior: ImagePrior, prompts: Sequence[str], *, guidance
             steps=recipe.draw_steps,
             sigma_min=low,
             sigma_max=high,
-            centre="inverted" if recipe.scaled else "point",
+            centre="point" if recipe.scaling == "none" else "inverted",
             interval=interval,
             timesteps=stable_diffusion_levels(),
-            printed=recipe.scaled is True,
+            printed=recipe.scaling == "printed",
         )
         return MSD(denoiser=guided, bandwidth=ExponentialBandwidth(start=start, end=end), draw=split, **stochastic)
     draw = ProximalDraw(steps=recipe.draw_steps, sigma_min=low, sigma_max=top, data_std=prior.data_std, spread=SPREAD)
