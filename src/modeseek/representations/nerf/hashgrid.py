@@ -6,8 +6,8 @@ r"""Multiresolution hash grid (Mueller et al. 2022, "Instant neural graphics pri
     features(p)             sum over the 8 corners of p's cell of weight_corner table[entry_corner], all levels side by side
 
 An entry has two features, read as one complex number, so that a gather and a scatter move both at once. All levels are one table and one
-gather a corner, level by level in memory. Measured on one CPU core, forward and backward: 1.2 times a bare gather of the same entries and
-its backward for the small grid, 0.6 times for the published one, where pairs pay (`benchmarks/nerf.py`). Nothing of size (points, corners,
+gather a corner, level by level in memory. Measured on two CPU cores, forward and backward: 0.98 times a bare gather of the same entries and
+its backward for the small grid, 0.97 times for the published one (`benchmarks/nerf.py`). Nothing of size (points, corners,
 features) is kept for the backward pass: 8 bytes a corner and point are.
 
 Points may have a gradient (normals by autograd): then plain operations are used that can be differentiated twice. What this is not:
