@@ -1,7 +1,7 @@
 """The search behind Table 4: eight settings of each method's own knobs, at the same denoiser calls, prompts, seeds and score.
 
 Four held-out prompts, two pictures each (one with --pictures 1), 400 denoiser calls a picture; the score is the Frechet distance to 32
-DDIM pictures a prompt. The baselines' winners stand in `pictures.BEST`; why ours is not the lowest of its eight is in
+DDIM pictures a prompt. The baselines' winners stand in `methods.BEST`; why ours is not the lowest of its eight is in
 docs/results.md.
 """
 
