@@ -141,9 +141,22 @@ def test_noise_scaling_as_printed_and_as_stated(pipeline_folder, scaling, expect
     assert estimate.info["calls"] == (10 if scaling == "none" else 19)
 
 
+def test_sdi_inverts_under_the_negative_scale(pipeline_folder):
+    prior = choice(pipeline_folder("sd1")).open()
+    x, sigma = torch.randn(1, *prior.event, generator=torch.Generator().manual_seed(0)), torch.tensor(2.0)
+    given, ignored = (prior.denoiser(["a cat"], guidance=scale)(x, sigma) for scale in (1.0, 0.0))
+    sdi = build(RECIPES["sdi"], prior, ["a cat"], guidance=7.5)
+    assert float((given - ignored).abs().max()) > 1e-4
+    assert torch.allclose(sdi.inversion(x, sigma), ignored - 7.5 * (given - ignored), atol=1e-4)
+    assert torch.allclose(sdi.denoiser(x, sigma), ignored + 7.5 * (given - ignored), atol=1e-4)
+    distilled = build(RECIPES["sdi"], choice(pipeline_folder("flux"), 16).open(), ["a cat"], guidance=3.5)
+    assert distilled.inversion is distilled.denoiser
+
+
 def test_calls_of_a_recipe_are_those_it_makes():
     assert RECIPES["sds"].calls == 400
-    assert RECIPES["sdi"].calls == 400 * 11
+    assert replace(RECIPES["sdi"], timesteps=(980, 979), steps=3).calls == 3 * 11  # t = 1, 101, ... 901, each a step up, and the target
+    assert replace(RECIPES["sdi"], timesteps=(251, 250), steps=3).calls == 3 * 4
     assert RECIPES["msd"].calls == 400
     assert torch.tensor([recipe.calls for recipe in RECIPES.values()]).min() > 0
 

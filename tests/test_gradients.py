@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -165,6 +166,22 @@ def test_sdi_inverts_to_the_level_it_asks_at(gaussian, x):
     assert_close(target, gaussian(state, 1.0), rtol=2e-3, atol=2e-3)
     coded = SDI(denoiser=gaussian, start=1.0, end=0.9, steps=3000, lowest=0.01, as_published=True)
     assert float((coded(x, progress=0.0, rng=seeded()).target - target).abs().max()) > 5e-3
+
+
+def test_sdi_inverts_on_the_published_grid(gaussian, x):
+    """A Gaussian's inversion from t = 1 in fine steps is known. As coded the state lies beyond, by less than 100 timesteps."""
+    table = stable_diffusion_levels()
+    top = float(table.sigmas[437])
+    sdi = SDI(denoiser=gaussian, start=top, end=top / 2, law="timestep", grid="timestep", steps=4000)
+    estimate = sdi(x, progress=0.0, rng=seeded())
+    assert estimate.info["calls"] == 436 * 4 + 1
+    offset = x - gaussian.means[0]
+    gains = [((0.25 + level**2) / (0.25 + float(table.sigmas[1]) ** 2)) ** 0.5 for level in (top, float(table.sigmas[536]))]
+    low, high = (gaussian(gaussian.means[0] + gain * offset, top) for gain in gains)
+    assert_close(estimate.target, low, rtol=2e-3, atol=2e-3)
+    coded = replace(sdi, as_published=True)(x, progress=0.0, rng=seeded()).target
+    assert ((coded - low) / (high - low) > 0).all()
+    assert ((coded - low) / (high - low) < 1).all()
 
 
 @pytest.mark.parametrize("bandwidth", [0.03, 0.3])

@@ -8,7 +8,7 @@ published settings are, whatever the prior. The published guidance scale is 7.5 
     sds               DreamFusion as threestudio codes it: t ~ U[20, 980], w = 1 - alphabar    1
     sjc               score Jacobian chaining: t ~ U[10, 970], w = 1                           1
     vsd               ProlificDreamer: a LoRA of the prior, t <= 500 in the second half        2, and a training step of the LoRA
-    sdi               inversion in 10 steps, t from 980 to 250                                 11
+    sdi               inversion under the negative scale every 100 t, t from 980 to 250        4 to 11
     msd-published     split step around the inverted centre, kernel in a limited interval      2 draw_steps - 1
     msd-persistent    one chain an object, advanced by one call a step                         1
     msd               ours: wide draws from fixed noise, each decoded once and kept            draw_steps / refresh
@@ -25,6 +25,7 @@ from modeseek.errors import InvalidInput
 from modeseek.gradients import MSD, SDI, SDS, SJC, VSD, Gradient, NoiseLevels, PersistentMSD
 from modeseek.gradients.base import NoisePolicy
 from modeseek.gradients.held import Space
+from modeseek.gradients.sdi import inversion_steps
 from modeseek.guidance import EVERYWHERE
 from modeseek.priors.images import ImagePrior
 from modeseek.schedules import AdaptiveBandwidth, ExponentialBandwidth, stable_diffusion_levels
@@ -52,6 +53,7 @@ class Recipe:
         interval: t between which guidance and kernel of "msd-split" act; (999, 0): everywhere.
         scaling: of the noise of the centre of "msd-split", by inversion: "stated": to the level of the state that it pulls, as section 4.3
             has it in words; "printed": one level above, as Algorithm 2 prints it; "none".
+        inversion: SDI inverts at this multiple of the guidance scale (a network with its guidance distilled into it: at the same scale).
         lora_rate: learning rate of VSD's LoRA.
     """
 
@@ -71,16 +73,20 @@ class Recipe:
     first: float | None = None
     interval: tuple[int, int] = (800, 200)
     scaling: Literal["stated", "printed", "none"] = "stated"
+    inversion: float = -1.0
     lora_rate: float = 1e-4
 
     @property
     def calls(self) -> float:
         """Denoiser calls an object over a whole run."""
+        if self.method == "sdi":
+            high, low = self.timesteps
+            shares = (index / max(self.steps - 1, 1) for index in range(0, self.steps, self.refresh))
+            return sum(inversion_steps(high + (low - high) * share, self.draw_steps) + 1 for share in shares)
         each = {
             "sds": self.samples,
             "sjc": self.samples,
             "vsd": 2 * self.samples + 1,
-            "sdi": self.draw_steps + 1,
             "msd-split": self.samples * (self.draw_steps if self.scaling == "none" else 2 * self.draw_steps - 1),
             "msd-proximal": self.samples * self.draw_steps,
             "msd-persistent": 1,
@@ -147,7 +153,9 @@ def build(recipe: Recipe, prior: ImagePrior, prompts: Sequence[str], *, guidance
         auxiliary = prior.auxiliary(prompts, seed=seed)
         return VSD(denoiser=denoiser, auxiliary=auxiliary, levels=levels, late_levels=late, learning_rate=recipe.lora_rate, **stochastic)
     if recipe.method == "sdi":
-        return SDI(denoiser=denoiser, start=high, end=low, law="timestep", steps=recipe.draw_steps)
+        inverted = denoiser if prior.distilled else prior.denoiser(prompts, guidance=recipe.inversion * scale, negative=negative)
+        settings: dict[str, Any] = {"law": "timestep", "grid": "timestep", "steps": recipe.draw_steps}
+        return SDI(denoiser=denoiser, inversion=inverted, start=high, end=low, **settings)
     if recipe.method == "msd-split":
         limited = recipe.interval != (999, 0)
         interval = (float(table[recipe.interval[1]]), float(table[recipe.interval[0]])) if limited else EVERYWHERE

@@ -25,12 +25,17 @@ def equal_calls(recipe: Recipe, budget: float) -> Recipe:
         (3, 399, 399)
     """
     each = replace(recipe, steps=1).calls
-    count = int(budget // each)
-    if count < 1:
+    if each > budget:
         raise InvalidInput(f"one estimate of {recipe.method} costs {each:g} denoiser calls, more than the budget of {budget:g}")
-    kept = {max(recipe.refresh, math.ceil(share * recipe.steps / count)) for share in (1.0, 0.95)}
-    fitted = [replace(recipe, refresh=refresh, steps=min(recipe.steps, refresh * count)) for refresh in kept]
-    return max(fitted, key=lambda chosen: (chosen.calls, chosen.steps))
+    fitted: list[Recipe] = []
+    for refresh in range(recipe.refresh, recipe.steps + 1):
+        lengths = range(recipe.steps, math.ceil(0.95 * recipe.steps) - 1, -1)
+        tried = (replace(recipe, refresh=refresh, steps=steps) for steps in lengths)
+        fitting = next((choice for choice in tried if choice.calls <= budget), None)
+        fitted += [] if fitting is None else [fitting]
+        if fitting is not None and fitting.steps == recipe.steps:
+            break
+    return max(fitted, key=lambda choice: (choice.calls, choice.steps))
 
 
 METHODS: tuple[tuple[str, str], ...] = (

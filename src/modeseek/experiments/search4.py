@@ -35,9 +35,9 @@ def knobs() -> list[tuple[str, str, Recipe]]:
         found.append(("SDS", f"{space} {noise} {schedule}", replace(RECIPES["sds"], space=space, noise=noise, schedule=schedule)))
     for space, noise, rate in product(SPACES, NOISES, (1e-4, 1e-3)):
         found.append(("VSD", f"{space} {noise} lora {rate:g}", replace(RECIPES["vsd"], space=space, noise=noise, lora_rate=rate)))
-    for space, lowest, schedule in product(SPACES, (250, 20), RATES):
-        recipe = replace(RECIPES["sdi"], space=space, timesteps=(980, lowest), schedule=schedule)
-        found.append(("SDI", f"{space} to t {lowest} {schedule}", recipe))
+    for space, inversion, schedule in product(SPACES, (-1.0, 1.0), RATES):
+        recipe = replace(RECIPES["sdi"], space=space, inversion=inversion, schedule=schedule)
+        found.append(("SDI", f"{space} inverted at {inversion:g} s {schedule}", recipe))
     for last, noise in product((20.0, 8.0, 2.0, 0.3), NOISES):
         found.append(("MSD", f"l 80 to {last:g} {noise}", replace(RECIPES["msd"], bandwidth=(80.0, last), noise=noise)))
     return found

@@ -25,6 +25,7 @@ class ImagePrior(Protocol):
         sigmas: (lowest, highest) noise level at which its network was trained.
         data_std: standard deviation of x over the data, for the samplers that need one.
         device: where x lives.
+        distilled: guidance was distilled into the network, which takes the scale as an input and knows no negative one.
     """
 
     @property
@@ -37,6 +38,8 @@ class ImagePrior(Protocol):
     def data_std(self) -> float: ...
     @property
     def device(self) -> torch.device: ...
+    @property
+    def distilled(self) -> bool: ...
 
     def denoiser(
         self,

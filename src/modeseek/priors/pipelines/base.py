@@ -83,6 +83,10 @@ class PipelinePrior:
     data_std: float
     device: torch.device
 
+    @property
+    def distilled(self) -> bool:
+        return self.family.guidance == "embedded"
+
     def denoiser(
         self, prompts: Sequence[str], *, guidance: float = 7.5, negative: str = "", interval: tuple[float, float] = EVERYWHERE
     ) -> Denoiser:
@@ -101,7 +105,7 @@ class PipelinePrior:
         conditions = self._conditions(prompts)
         if self.family.guidance == "none" and negative:
             raise InvalidInput(f"this model is unconditional: it takes no negative prompt, got {negative!r}")
-        if self.family.guidance == "embedded":
+        if self.distilled:
             if negative or interval != EVERYWHERE:
                 raise InvalidInput("this network has its guidance distilled into it: it takes neither a negative prompt nor an interval")
             conditions["guidance"] = torch.full((len(prompts),), float(guidance), device=self.device)
@@ -138,7 +142,7 @@ class PipelinePrior:
             MissingPackage: peft is not installed.
         """
         conditions = self._conditions(prompts)
-        if self.family.guidance == "embedded":
+        if self.distilled:
             conditions["guidance"] = torch.ones(len(prompts), device=self.device)
         denoiser = ConditionedDenoiser(prior=self, conditions=conditions, learning=True)
         return LowRankAuxiliary(denoiser, self.family.network, targets=self.family.lora_targets, rank=rank, seed=seed)
