@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from dataclasses import replace
 
 from modeseek.errors import InvalidInput
@@ -29,11 +30,10 @@ def equal_calls(recipe: Recipe, budget: float) -> Recipe:
         raise InvalidInput(f"one estimate of {recipe.method} costs {each:g} denoiser calls, more than the budget of {budget:g}")
     fitted: list[Recipe] = []
     for refresh in range(recipe.refresh, recipe.steps + 1):
-        lengths = range(recipe.steps, math.ceil(0.95 * recipe.steps) - 1, -1)
-        tried = (replace(recipe, refresh=refresh, steps=steps) for steps in lengths)
-        fitting = next((choice for choice in tried if choice.calls <= budget), None)
-        fitted += [] if fitting is None else [fitting]
-        if fitting is not None and fitting.steps == recipe.steps:
+        lengths = range(math.ceil(0.95 * recipe.steps), recipe.steps + 1)
+        choices = [replace(recipe, refresh=refresh, steps=steps) for steps in lengths]
+        fitted += choices[: bisect_right(choices, budget, key=lambda choice: choice.calls)][-1:]
+        if choices[-1].calls <= budget:
             break
     return max(fitted, key=lambda choice: (choice.calls, choice.steps))
 

@@ -37,9 +37,9 @@ class SDI:
             linear in Stable Diffusion's timesteps, as published.
         grid: levels of the inversion: "karras", from `lowest` sigma up in Karras' spacing, or "timestep", as published: every
             1000 / steps timesteps of Stable Diffusion from t = 1, where the clean x is taken, and then sigma itself.
-        steps: DDIM steps of the inversion; of the grid "timestep", whose steps below sigma alone are taken, at t = 1000.
-        lowest: first level of the inversion in units of sigma, for which the clean x is taken. Off the data the inversion runs away, by
-            about 1 / lowest times the distance to them; at 0.1, the published grid's first step, our learned 2-D nets are lost there.
+        steps: DDIM steps of the inversion; on the grid "timestep" those of one up to t = 1000, of which sigma takes its share.
+        lowest: first level of the grid "karras" in units of sigma, for which the clean x is taken. Off the data the inversion runs away, by
+            about 1 / lowest times the distance to them; at 0.1 our learned 2-D nets are lost there.
         inversion: the denoiser that inverts, where it differs (SDI inverts with a negative guidance scale); None: the same.
         as_published: leave the state above the level at which the network is asked, as the published code does.
     """
