@@ -4,7 +4,7 @@ BIN := .venv/bin
 OUT ?= runs
 WORKERS ?= 2
 
-.PHONY: setup demo test docs lint bench clean
+.PHONY: setup demo test docs lint browser bench clean
 
 setup: .venv/ready
 
@@ -20,7 +20,7 @@ demo: setup
 	$(BIN)/modeseek run demo --workers $(WORKERS) --out $(OUT)
 	$(BIN)/modeseek image "a red cube on a blue cylinder" --seeds 2 --out $(OUT)/demo/image
 
-test: setup lint
+test: setup lint browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir .venv/site
 	$(BIN)/python benchmarks/run.py --quick
@@ -30,6 +30,10 @@ lint: setup
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy
+
+# The tests of pages drive a headless Chromium; this installs Debian's where there is none.
+browser:
+	.ci/browser
 
 docs: setup
 	$(BIN)/mkdocs serve
