@@ -16,7 +16,7 @@ from dataclasses import replace
 import torch
 
 from modeseek.representations.nerf import HashGrid, HashGridSettings, NeRF, NeRFSettings, Views
-from modeseek.sculpt import ObjectRun, steps_of, volume_of
+from modeseek.tasks.text_to_3d import ObjectRun, steps_of, volume_of
 
 
 def hash_grid(points: int, settings: HashGridSettings, repeats: int) -> dict[str, float]:

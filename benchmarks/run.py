@@ -3,7 +3,7 @@
 ideal denoiser      against a bare scaled_dot_product_attention call on ready tensors, eager log-sum-exp, scikit-learn's mean shift
 its memory          peak growth of a fresh process at 10^4 queries x 10^5 points; and with ten times more of either
 a distillation step MSD with exact draws at 4096 points and the learned net, against as many bare calls of the net
-a picture's step    SDS through the encoder on the embedded prior, against the bare UNet call and the encoder forward and backward; and the
+a image's step    SDS through the encoder on the embedded prior, against the bare UNet call and the encoder forward and backward; and the
                     peak memory of a fresh process for each
 import modeseek     against import torch
 the NeRF            its hash grid and its occupancy grid, see nerf.py
@@ -18,13 +18,13 @@ import sys
 import time
 from pathlib import Path
 
+import image_steps
 import nerf
-import picture_steps
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 import modeseek
-from modeseek.files import write_json
+from modeseek.core.files import write_json
 from modeseek.representations.points import grid
 
 
@@ -110,7 +110,7 @@ def step_overhead(side: int, repeats: int) -> dict[str, float]:
     """Distillation steps against the same number of bare denoiser calls at the same number of points."""
     net = modeseek.embedded("fractal-a")
     x = grid(side)
-    msd = modeseek.MSD(denoiser=net, draw=modeseek.ExactDraw())
+    msd = modeseek.MSD(denoiser=net, sampler=modeseek.ExactSampler())
     steps = 4
 
     def loop():
@@ -133,17 +133,17 @@ def step_overhead(side: int, repeats: int) -> dict[str, float]:
     }
 
 
-def picture_step(batch: int, repeats: int) -> dict[str, float]:
-    """A distillation step on pictures against its bare network calls: time in turn, peak memory in processes of their own."""
-    made, steps = picture_steps.prepare(batch), 5
-    found, with_loop, without = ratio(lambda: picture_steps.loop(*made, steps), lambda: picture_steps.bare(*made, steps), repeats)
+def image_step(batch: int, repeats: int) -> dict[str, float]:
+    """A distillation step on images against its bare network calls: time in turn, peak memory in processes of their own."""
+    made, steps = image_steps.prepare(batch), 5
+    found, with_loop, without = ratio(lambda: image_steps.loop(*made, steps), lambda: image_steps.bare(*made, steps), repeats)
     peaks = {}
     for kind in ("loop", "bare"):
-        command = [sys.executable, "-W", "ignore", picture_steps.__file__, kind, str(batch)]
+        command = [sys.executable, "-W", "ignore", image_steps.__file__, kind, str(batch)]
         peaks[kind] = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
     return {
-        f"picture's step / its bare calls, batch {batch}": found,
-        "picture's step, s": with_loop / steps,
+        f"image's step / its bare calls, batch {batch}": found,
+        "image's step, s": with_loop / steps,
         "its bare calls, s": without / steps,
         "peak memory / bare calls": peaks["loop"] / peaks["bare"],
         "peak memory, MB": peaks["loop"],
@@ -170,7 +170,7 @@ def main() -> None:
         results[f"memory of {q} x {p}: growth, MB"] = growth
         results[f"memory of {q} x {p}: peak, MB"] = growth + before
     results |= step_overhead(32 if options.quick else 64, repeats)
-    results |= picture_step(1 if options.quick else 4, 1 if options.quick else 7)
+    results |= image_step(1 if options.quick else 4, 1 if options.quick else 7)
     results |= import_time(1 if options.quick else 5)
     results |= nerf.benchmarks(quick=options.quick)
     for name, value in results.items():

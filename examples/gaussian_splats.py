@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import torch
 
-from modeseek.distill import distill
-from modeseek.recipes import RECIPES, build
+from modeseek.distillation.loop import distill
+from modeseek.distillation.recipes import RECIPES, build
+from modeseek.priors.solids import solids_prior
 from modeseek.representations.nerf import Cameras
-from modeseek.solids.prior import solids_prior
 from modeseek.solids.scoring import scorer
 
 try:
@@ -64,17 +64,17 @@ def splat_on_gpu(cameras, means, radii, opacities, colours):
     white = torch.ones(len(cameras), 3, device=means.device)
     views, lens, turns = (part.to(means) for part in (views, lens, turns))
     scales = radii[:, None].expand(-1, 3)
-    picture, _, _ = rasterization(means, turns, scales, opacities, colours, views, lens, SIZE[1], SIZE[0], backgrounds=white)
-    return picture.permute(0, 3, 1, 2)
+    image, _, _ = rasterization(means, turns, scales, opacities, colours, views, lens, SIZE[1], SIZE[0], backgrounds=white)
+    return image.permute(0, 3, 1, 2)
 
 
 cameras = Cameras.orbit([0.0, 90.0, 180.0], 20.0)
 prompts = [f"a red cube on a blue cylinder, white background, {name} view" for name in cameras.names]
 splats, prior = Splats(cameras), solids_prior(device=DEVICE)
-recipe = replace(RECIPES["msd"], steps=60, draw_steps=10, refresh=15, bandwidth=(6.0, 1.0), first=20.0)
+recipe = replace(RECIPES["msd"], steps=60, sampler_steps=10, refresh=15, bandwidth=(6.0, 1.0), first=20.0)
 msd = build(recipe, prior, prompts, guidance=3.0)
 before = scorer().similarity(splats().detach().cpu(), prompts).mean()
-loop = distill(splats, msd, steps=60, rate=0.06, encode=prior.encode, decode=prior.decode, space="image", refresh=15)
+loop = distill(splats, msd, steps=60, lr=0.06, encode=prior.encode, decode=prior.decode, space="image", refresh=15)
 for step in loop:
     if step.index % 15 == 0:
         print(f"step {step.index}: residual {float(step.estimate.info['residual'].mean()):.1f}, {step.calls:g} denoiser calls a view")

@@ -2,14 +2,14 @@
 
 import torch
 
-from modeseek.distill import distill
-from modeseek.recipes import RECIPES, build
-from modeseek.solids.prior import solids_prior
+from modeseek.distillation.loop import distill
+from modeseek.distillation.recipes import RECIPES, build
+from modeseek.priors.solids import solids_prior
 from modeseek.solids.scoring import scorer
 
 
 class Discs(torch.nn.Module):
-    """theta -> picture: 200 soft discs with a place, a size and a colour each, blended over a background."""
+    """theta -> image: 200 soft discs with a place, a size and a colour each, blended over a background."""
 
     def __init__(self, count=200):
         super().__init__()
@@ -25,15 +25,15 @@ class Discs(torch.nn.Module):
         far = ((pixels[:, None] - self.places) / self.sizes.exp()[:, None]).square().sum(2)
         weights = torch.cat([(2 - 2 * far).sigmoid(), torch.full((len(pixels), 1), 0.2)], 1)
         colours = torch.cat([self.colours, self.background[None]]).sigmoid()
-        picture = (weights / weights.sum(1, keepdim=True)) @ colours
-        return picture.T.reshape(1, 3, 64, 64)
+        image = (weights / weights.sum(1, keepdim=True)) @ colours
+        return image.T.reshape(1, 3, 64, 64)
 
 
 prompt = "a red sphere, white background, front view"
 discs, prior = Discs(), solids_prior()
 msd = build(RECIPES["msd"], prior, [prompt], guidance=3.0)
 before = scorer().similarity(discs().detach(), [prompt])
-for step in distill(discs, msd, steps=150, rate=0.03, encode=prior.encode, decode=prior.decode, space="image", refresh=25):
+for step in distill(discs, msd, steps=150, lr=0.03, encode=prior.encode, decode=prior.decode, space="image", refresh=25):
     if step.index % 50 == 0:
         print(f"step {step.index}: residual {float(step.estimate.info['residual'].mean()):.1f}, {step.calls:g} denoiser calls")
 after = scorer().similarity(discs().detach(), [prompt])

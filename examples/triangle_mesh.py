@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import torch
 
-from modeseek.distill import distill
-from modeseek.recipes import RECIPES, build
+from modeseek.distillation.loop import distill
+from modeseek.distillation.recipes import RECIPES, build
+from modeseek.priors.solids import solids_prior
 from modeseek.representations.nerf import Cameras
-from modeseek.solids.prior import solids_prior
 from modeseek.solids.scoring import scorer
 
 
@@ -58,18 +58,18 @@ class Mesh(torch.nn.Module):
         covered = (3 * inside + 2).sigmoid()
         colour = self.colours.sigmoid()[self.faces].mean(1)
         near = torch.einsum("vfp,vf->vfp", covered, (-6 * (depth[:, self.faces].mean(2) - 3.2)).exp())
-        picture = torch.einsum("vfp,fc->vcp", near / near.sum(1, keepdim=True).clamp_min(1e-6), colour)
+        image = torch.einsum("vfp,fc->vcp", near / near.sum(1, keepdim=True).clamp_min(1e-6), colour)
         white = (1 - covered).prod(1)[:, None]
-        return ((1 - white) * picture + white).reshape(-1, 3, 64, 64)
+        return ((1 - white) * image + white).reshape(-1, 3, 64, 64)
 
 
 cameras = Cameras.orbit([0.0, 90.0, 180.0], 20.0)
 prompts = [f"a red cone, white background, {name} view" for name in cameras.names]
 mesh, prior = Mesh(cameras), solids_prior()
-recipe = replace(RECIPES["msd"], steps=45, draw_steps=10, refresh=15, bandwidth=(6.0, 1.0), first=20.0)
+recipe = replace(RECIPES["msd"], steps=45, sampler_steps=10, refresh=15, bandwidth=(6.0, 1.0), first=20.0)
 msd = build(recipe, prior, prompts, guidance=3.0)
 before = scorer().similarity(mesh().detach(), prompts).mean()
-loop = distill(mesh, msd, steps=45, rate=0.05, encode=prior.encode, decode=prior.decode, space="image", refresh=15)
+loop = distill(mesh, msd, steps=45, lr=0.05, encode=prior.encode, decode=prior.decode, space="image", refresh=15)
 for step in loop:
     if step.index % 15 == 0:
         print(f"step {step.index}: residual {float(step.estimate.info['residual'].mean()):.1f}, {step.calls:g} denoiser calls a view")

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import torch
 
-from modeseek.distill import distill
-from modeseek.recipes import RECIPES, build
-from modeseek.solids.prior import solids_prior
+from modeseek.distillation.loop import distill
+from modeseek.distillation.recipes import RECIPES, build
+from modeseek.priors.solids import solids_prior
 from modeseek.solids.scoring import scorer
 
 SIZE = 64
 
 
 class Shapes(torch.nn.Module):
-    """theta -> picture: closed smooth curves through six points each, filled one over the other on a background."""
+    """theta -> image: closed smooth curves through six points each, filled one over the other on a background."""
 
     def __init__(self, count=8, points=6):
         super().__init__()
@@ -36,11 +36,11 @@ class Shapes(torch.nn.Module):
         t = torch.arange(4)[:, None] / 4
         basis = torch.cat([(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3], 1)
         outline = (basis @ self.beziers()).flatten(1, 2)  # (curves, corners, 2) of a polygon
-        picture = self.background.sigmoid()[:, None].expand(3, SIZE * SIZE)
+        image = self.background.sigmoid()[:, None].expand(3, SIZE * SIZE)
         for corners, colour in zip(outline, self.colours.sigmoid(), strict=True):
             cover = (2 * signed_distance(corners)).sigmoid()
-            picture = picture + cover * (colour[:, None] - picture)
-        return picture.reshape(1, 3, SIZE, SIZE)
+            image = image + cover * (colour[:, None] - image)
+        return image.reshape(1, 3, SIZE, SIZE)
 
     @torch.no_grad()
     def svg(self):
@@ -70,10 +70,10 @@ def signed_distance(corners):
 
 prompt = "a yellow mushroom, navy background, front view"
 shapes, prior = Shapes(), solids_prior()
-recipe = replace(RECIPES["msd"], steps=90, draw_steps=15, refresh=18)
+recipe = replace(RECIPES["msd"], steps=90, sampler_steps=15, refresh=18)
 msd = build(recipe, prior, [prompt], guidance=3.0)
 before = scorer().similarity(shapes().detach(), [prompt])
-loop = distill(shapes, msd, steps=90, rate=0.1, encode=prior.encode, decode=prior.decode, space="image", refresh=18)
+loop = distill(shapes, msd, steps=90, lr=0.1, encode=prior.encode, decode=prior.decode, space="image", refresh=18)
 for step in loop:
     if step.index % 18 == 0:
         print(f"step {step.index}: residual {float(step.estimate.info['residual'].mean()):.1f}, {step.calls:g} denoiser calls")

@@ -6,7 +6,7 @@ import modeseek
 
 x = torch.nn.Parameter(torch.tensor([[1.2, -0.4], [-0.8, 0.9]]))
 optimiser = torch.optim.Adam([x], lr=0.05)
-msd = modeseek.MSD(denoiser=modeseek.embedded("spiral"), draw=modeseek.ExactDraw())
+msd = modeseek.MSD(denoiser=modeseek.embedded("spiral"), sampler=modeseek.ExactSampler())
 rng = torch.Generator().manual_seed(0)
 for k in range(80):
     estimate = msd(x.detach(), progress=k / 79, rng=rng)

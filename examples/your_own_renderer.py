@@ -17,9 +17,9 @@ class Polygon(torch.nn.Module):
 
 
 polygon = Polygon()
-msd = modeseek.MSD(denoiser=modeseek.embedded("pinwheel"), draw=modeseek.ExactDraw())
+msd = modeseek.MSD(denoiser=modeseek.embedded("pinwheel"), sampler=modeseek.ExactSampler())
 before = modeseek.pinwheel().log_prob(polygon().detach().double()).mean()
-for step in modeseek.distill(polygon, msd, steps=60, rate=0.08):
+for step in modeseek.distill(polygon, msd, steps=60, lr=0.08):
     if step.index % 20 == 0:
         print(f"step {step.index}: residual {float(step.estimate.info['residual'].mean()):.3f}, {step.calls:g} calls")
 after = modeseek.pinwheel().log_prob(polygon().detach().double()).mean()

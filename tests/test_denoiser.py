@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from modeseek import EDM, Counted, DiscreteLevels, Flow, InvalidInput, VariancePreserving
-from modeseek.denoiser import as_sigma, eps, score
+from modeseek.core.denoiser import as_sigma, eps, score
 
 
 def ddpm_levels():
@@ -74,11 +74,11 @@ class ForeignDenoiser(torch.nn.Module):
 
 
 def test_foreign_denoisers_are_denoisers_as_they_stand(rng):
-    from modeseek import MSD, SDS, ExactDraw
+    from modeseek import MSD, SDS, ExactSampler
 
     counted = Counted(ForeignDenoiser())
     x = torch.full((3, 1, 4, 4), 2.0)
-    for gradient in (SDS(denoiser=counted, samples=2), MSD(denoiser=counted, draw=ExactDraw(steps=4))):
+    for gradient in (SDS(denoiser=counted, samples=2), MSD(denoiser=counted, sampler=ExactSampler(steps=4))):
         assert gradient(x, progress=0.5, rng=rng).gradient.shape == x.shape
     assert counted.calls > 0
 

@@ -31,9 +31,9 @@ def test_density_integrates_to_one(mixture):
 def test_far_away_in_float32_stays_finite():
     """50 sigma and more from the data, where linear probabilities underflow to 0/0."""
     far = torch.tensor([[40.0, -30.0], [-1.5, 1.5]])
-    law = fractal("A")
-    assert bool(law.score(far).isfinite().all())
-    assert_close(law(far, 0.01), law(far.double(), 0.01).float(), rtol=1e-3, atol=1e-2)
+    distribution = fractal("A")
+    assert bool(distribution.score(far).isfinite().all())
+    assert_close(distribution(far, 0.01), distribution(far.double(), 0.01).float(), rtol=1e-3, atol=1e-2)
 
 
 def test_denoiser_is_the_posterior_mean(mixture, rng):
@@ -110,27 +110,27 @@ def test_fractal_facts():
     assert len(union.weights) == 2032
     assert_close(covariance.diagonal().sqrt(), torch.tensor([0.49985, 0.49990], dtype=torch.float64), atol=1e-5, rtol=0)
     assert float(mean.abs().max()) < 1e-3
-    law = fractal("A")
-    assert len(law.weights) == 1016
-    assert_close(law.moments()[0], torch.tensor([0.372, 0.365], dtype=torch.float64), atol=1e-3, rtol=0)
-    assert float(law.highest_log_prob()) == pytest.approx(2.90, abs=0.01)
+    distribution = fractal("A")
+    assert len(distribution.weights) == 1016
+    assert_close(distribution.moments()[0], torch.tensor([0.372, 0.365], dtype=torch.float64), atol=1e-3, rtol=0)
+    assert float(distribution.highest_log_prob()) == pytest.approx(2.90, abs=0.01)
 
 
 def test_fractal_entropy_and_contour(rng):
-    law = fractal("A")
-    values = law.log_prob(law.sample(20_000, rng=rng))
+    distribution = fractal("A")
+    values = distribution.log_prob(distribution.sample(20_000, rng=rng))
     error = float(values.std()) / math.sqrt(len(values))
     assert abs(float(values.mean()) - 1.36) < 4 * error
-    outside = float((values < law.highest_log_prob() - 4.494).double().mean())
+    outside = float((values < distribution.highest_log_prob() - 4.494).double().mean())
     assert abs(outside - 0.0145) < 4 * math.sqrt(0.0145 / 20_000)
 
 
-@pytest.mark.parametrize(("law", "entropy"), [(spiral(), -1.36), (pinwheel(), -1.19)])
-def test_curves_have_the_fractals_scale(law, entropy, rng):
-    mean, covariance = law.moments()
+@pytest.mark.parametrize(("distribution", "entropy"), [(spiral(), -1.36), (pinwheel(), -1.19)])
+def test_curves_have_the_fractals_scale(distribution, entropy, rng):
+    mean, covariance = distribution.moments()
     assert_close(covariance.diagonal().sqrt(), torch.full((2,), 0.5, dtype=torch.float64))
     assert float(mean.abs().max()) < 1e-12
-    values = law.log_prob(law.sample(20_000, rng=rng))
+    values = distribution.log_prob(distribution.sample(20_000, rng=rng))
     assert abs(float(-values.mean()) - entropy) < 0.02 + 4 * float(values.std()) / math.sqrt(20_000)
 
 

@@ -14,7 +14,7 @@ from modeseek import (
     VSD,
     Counted,
     Estimate,
-    ExactDraw,
+    ExactSampler,
     ExponentialBandwidth,
     InvalidInput,
     NoiseLevels,
@@ -22,7 +22,7 @@ from modeseek import (
     OutputError,
     PersistentMSD,
     Points,
-    ProximalDraw,
+    ProximalSampler,
     Stop,
     distill,
 )
@@ -33,13 +33,13 @@ def start():
     return torch.tensor([[0.5, 0.5], [-1.0, 0.2], [1.0, -1.0]], dtype=torch.float64)
 
 
-def gradients(law):
+def gradients(distribution):
     return {
-        "SDS": lambda: SDS(denoiser=law, samples=2),
-        "SDI": lambda: SDI(denoiser=law),
-        "VSD": lambda: VSD(denoiser=law, auxiliary=EnergyNet(8).double()),
-        "MSD": lambda: MSD(denoiser=law, draw=ExactDraw(steps=6)),
-        "PersistentMSD": lambda: PersistentMSD(denoiser=law, draw=ProximalDraw(steps=3, spread=5.0), target="drawn"),
+        "SDS": lambda: SDS(denoiser=distribution, samples=2),
+        "SDI": lambda: SDI(denoiser=distribution),
+        "VSD": lambda: VSD(denoiser=distribution, auxiliary=EnergyNet(8).double()),
+        "MSD": lambda: MSD(denoiser=distribution, sampler=ExactSampler(steps=6)),
+        "PersistentMSD": lambda: PersistentMSD(denoiser=distribution, sampler=ProximalSampler(steps=3, spread=5.0), target="drawn"),
     }
 
 
@@ -47,29 +47,29 @@ NAMES = ["SDS", "SDI", "VSD", "MSD", "PersistentMSD"]
 TURN = torch.tensor([[0.0, 2.0], [-1.0, 0.3]], dtype=torch.float64)
 
 
-def to_latent(picture):
-    return picture @ TURN
+def to_latent(image):
+    return image @ TURN
 
 
-def to_picture(x):
+def to_image(x):
     return x @ torch.linalg.inv(TURN)
 
 
 OPTIONS = {
     "defaults": {},
     "sgd": {"optimiser": "sgd"},
-    "held": {"refresh": 3, "schedule": "cosine"},
-    "image": {"space": "image", "encode": to_latent, "decode": to_picture, "optimiser": "adamw"},
-    "image, held": {"space": "image", "encode": to_latent, "decode": to_picture, "refresh": 4},
+    "cached": {"refresh": 3, "schedule": "cosine"},
+    "image": {"space": "image", "encode": to_latent, "decode": to_image, "optimiser": "adamw"},
+    "image, held": {"space": "image", "encode": to_latent, "decode": to_image, "refresh": 4},
     "accumulated": {"accumulate": 2},
-    "all": {"space": "image", "encode": to_latent, "decode": to_picture, "refresh": 3, "accumulate": 2, "schedule": "cosine"},
+    "all": {"space": "image", "encode": to_latent, "decode": to_image, "refresh": 3, "accumulate": 2, "schedule": "cosine"},
 }
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_killed_and_resumed_equals_uninterrupted(mixture, tmp_path, name, options):
-    settings = {"steps": 9, "rate": 0.05, "seed": 3} | options
+    settings = {"steps": 9, "lr": 0.05, "seed": 3} | options
     whole = Points(start())
     expected = list(distill(whole, gradients(mixture)[name](), **settings))
     path = tmp_path / "run.safetensors"
@@ -95,9 +95,9 @@ def test_calls_are_those_truly_made(mixture, name, options):
         gradient.auxiliary.register_forward_pre_hook(lambda module, inputs: setattr(counted, "items", counted.items + len(inputs[0])))
     before = 0
     for step in distill(Points(start()), gradient, steps=7, **options):
-        held = step.index % options.get("refresh", 1) > 0
+        cached = step.index % options.get("refresh", 1) > 0
         assert counted.items / 3 == step.calls
-        assert (counted.items == before) == held == (step.estimate.info["calls"] == 0)
+        assert (counted.items == before) == cached == (step.estimate.info["calls"] == 0)
         before = counted.items
 
 
@@ -105,7 +105,7 @@ def test_a_held_target_stays_while_x_moves(gaussian):
     """gradient = weight (x - target) with the weight of the estimate, for w = sigma and for w = 1."""
     for weight in ("x0", "dreamfusion"):
         sds = SDS(denoiser=gaussian, levels=NoiseLevels(low=0.5, high=2.0, weight=weight))
-        steps = list(distill(Points(start()), sds, steps=6, refresh=3, rate=0.3, optimiser="sgd"))
+        steps = list(distill(Points(start()), sds, steps=6, refresh=3, lr=0.3, optimiser="sgd"))
         for first in (0, 3):
             ratio = steps[first].estimate.gradient / (steps[first].x - steps[first].estimate.target)
             for step in steps[first : first + 3]:
@@ -118,29 +118,29 @@ def test_a_held_target_stays_while_x_moves(gaussian):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_image_space_regresses_the_decoded_target(mixture, name):
-    """No way back through the encoder, which is asked once an estimate, like the decoder; the gradient is picture - decode(target)."""
+    """No way back through the encoder, which is asked once an estimate, like the decoder; the gradient is image - decode(target)."""
     asked = {"encode": 0, "decode": 0}
 
-    def encode(picture):
+    def encode(image):
         assert not torch.is_grad_enabled()
         asked["encode"] += 1
-        return to_latent(picture)
+        return to_latent(image)
 
     def decode(x):
         assert not torch.is_grad_enabled()
         asked["decode"] += 1
-        return to_picture(x)
+        return to_image(x)
 
     points = Points(start())
     made = gradients(mixture)[name]()
-    options = {"space": "image", "encode": encode, "decode": decode, "refresh": 2, "optimiser": "sgd", "rate": 0.5}
+    options = {"space": "image", "encode": encode, "decode": decode, "refresh": 2, "optimiser": "sgd", "lr": 0.5}
     x = start()
     latent_target = gradients(mixture)[name]()(to_latent(x), progress=0.0, rng=torch.Generator().manual_seed(0)).target
     for step in distill(points, made, steps=2, **options):
         assert_close(step.x, x)
-        assert_close(step.estimate.target, to_picture(latent_target))
-        assert_close(step.estimate.gradient, x - to_picture(latent_target))
-        x = x - 0.5 * (x - to_picture(latent_target))
+        assert_close(step.estimate.target, to_image(latent_target))
+        assert_close(step.estimate.gradient, x - to_image(latent_target))
+        x = x - 0.5 * (x - to_image(latent_target))
     assert_close(points().detach(), x)
     assert asked == {"encode": 2 if name == "VSD" else 1, "decode": 1}  # VSD learns from what is rendered after the update
 
@@ -154,7 +154,7 @@ def test_latent_space_never_decodes(gaussian):
 
 def test_latent_held_steps_go_through_the_encoder(gaussian):
     points = Points(start())
-    steps = list(distill(points, SDI(denoiser=gaussian), steps=2, refresh=2, encode=to_latent, optimiser="sgd", rate=0.1))
+    steps = list(distill(points, SDI(denoiser=gaussian), steps=2, refresh=2, encode=to_latent, optimiser="sgd", lr=0.1))
     expected = start() - 0.1 * (steps[0].estimate.gradient + steps[1].x - steps[0].estimate.target) @ TURN.T
     assert_close(points().detach(), expected)
 
@@ -163,7 +163,7 @@ def test_accumulated_passes_are_averaged(mixture):
     """Two passes are the mean of two estimates of one x; a deterministic gradient does not notice."""
     points = Points(start())
     sds = SDS(denoiser=mixture)
-    list(distill(points, sds, steps=1, accumulate=2, optimiser="sgd", rate=1.0, seed=5))
+    list(distill(points, sds, steps=1, accumulate=2, optimiser="sgd", lr=1.0, seed=5))
     rng = torch.Generator().manual_seed(5)
     found = [sds(start(), progress=0.0, rng=rng).gradient for _ in range(2)]
     assert_close(points().detach(), start() - (found[0] + found[1]) / 2)
@@ -184,7 +184,7 @@ def test_each_pass_has_a_target_of_its_own(gaussian):
             return self.values * (1 if self.passes % 2 else -1)
 
     turning, still = Turning(start()), Points(start())
-    options = {"steps": 4, "refresh": 2, "optimiser": "sgd", "rate": 0.1}
+    options = {"steps": 4, "refresh": 2, "optimiser": "sgd", "lr": 0.1}
     sdi = SDI(denoiser=lambda x, sigma: x / (1 + sigma.reshape(-1, 1) ** 2))  # odd in x: both views pull alike
     list(distill(turning, sdi, **options, accumulate=2))
     list(distill(still, sdi, **options))
@@ -199,9 +199,9 @@ def test_cosine_schedule_falls_to_nothing(gaussian):
             return Estimate(torch.ones_like(x), x - 1, {"calls": 0.0})
 
     points = Points(start())
-    xs = [step.x for step in distill(points, Constant(), steps=8, optimiser="sgd", rate=0.2, schedule="cosine")] + [points().detach()]
-    rates = [float((first - second).mean()) for first, second in itertools.pairwise(xs)]
-    assert rates == pytest.approx([0.1 * (1 + math.cos(math.pi * i / 8)) for i in range(8)])
+    xs = [step.x for step in distill(points, Constant(), steps=8, optimiser="sgd", lr=0.2, schedule="cosine")] + [points().detach()]
+    learning_rates = [float((first - second).mean()) for first, second in itertools.pairwise(xs)]
+    assert learning_rates == pytest.approx([0.1 * (1 + math.cos(math.pi * i / 8)) for i in range(8)])
 
 
 def test_vsd_learns_from_the_moved_renders_where_the_network_was_asked(mixture):
@@ -238,8 +238,8 @@ def test_mean_shift_iteration_reaches_the_modes(mixture):
     """MSD with exact draws and rate 1 at a constant bandwidth ends near modes of the smoothed density."""
     bandwidth = ExponentialBandwidth(start=0.25, end=0.25)
     points = Points(start())
-    msd = MSD(denoiser=mixture, bandwidth=bandwidth, draw=ExactDraw(), samples=500)
-    for _ in distill(points, msd, steps=60, optimiser="sgd", rate=1.0):
+    msd = MSD(denoiser=mixture, bandwidth=bandwidth, sampler=ExactSampler(), samples=500)
+    for _ in distill(points, msd, steps=60, optimiser="sgd", lr=1.0):
         pass
     modes = mixture.modes(0.25)
     assert float(torch.cdist(points().detach(), modes).min(1).values.max()) < 0.06
@@ -247,7 +247,7 @@ def test_mean_shift_iteration_reaches_the_modes(mixture):
 
 def test_stops_once_all_have_converged(mixture):
     points = Points(start())
-    msd = MSD(denoiser=mixture, bandwidth=ExponentialBandwidth(start=0.3, end=0.003), draw=ExactDraw(steps=4))
+    msd = MSD(denoiser=mixture, bandwidth=ExponentialBandwidth(start=0.3, end=0.003), sampler=ExactSampler(steps=4))
     steps = list(distill(points, msd, steps=100, stop=Stop(bandwidth=0.05)))
     assert len(steps) < 100
     assert bool(steps[-1].converged.all())
@@ -277,11 +277,11 @@ def test_non_finite_gradients_stop_the_run_with_its_state_saved(tmp_path):
     path = tmp_path / "run.safetensors"
     points = Points(start())
     with pytest.raises(NonFiniteError, match=r"step 2: the gradient of 3 of 3 objects .* is in"):
-        list(distill(points, Broken(), steps=5, optimiser="sgd", rate=1.0, checkpoint=path))
+        list(distill(points, Broken(), steps=5, optimiser="sgd", lr=1.0, checkpoint=path))
     resumed = Points(torch.zeros(3, 2, dtype=torch.float64))
     working = Broken()
     working.calls = 10
-    steps = list(distill(resumed, working, steps=5, optimiser="sgd", rate=1.0, checkpoint=path))
+    steps = list(distill(resumed, working, steps=5, optimiser="sgd", lr=1.0, checkpoint=path))
     assert [step.index for step in steps] == [2, 3, 4]
     assert_close(resumed(), start() - 0.5)
 
@@ -335,7 +335,7 @@ def test_gradient_flows_through_an_encoder(gaussian):
     turn = torch.tensor([[0.0, 2.0], [-1.0, 0.0]], dtype=torch.float64)
     points = Points(start())
     before = points().detach().clone()
-    step = next(iter(distill(points, SDI(denoiser=gaussian), steps=2, optimiser="sgd", rate=1.0, encode=lambda image: image @ turn)))
+    step = next(iter(distill(points, SDI(denoiser=gaussian), steps=2, optimiser="sgd", lr=1.0, encode=lambda image: image @ turn)))
     assert_close(step.x, before @ turn)
     assert_close(points().detach(), before - step.estimate.gradient @ turn.T)
 
@@ -362,7 +362,7 @@ def test_bad_input_is_named(gaussian, tmp_path):
         next(iter(distill(Points(start()), sdi, steps=3, space="image", decode=lambda x: x[:1])))
     path = tmp_path / "run.safetensors"
     list(distill(Points(start()), sdi, steps=2, checkpoint=path))
-    others = [{"refresh": 2}, {"accumulate": 2}, {"schedule": "cosine"}, {"space": "image", "decode": to_picture}, {"steps": 3}]
+    others = [{"refresh": 2}, {"accumulate": 2}, {"schedule": "cosine"}, {"space": "image", "decode": to_image}, {"steps": 3}]
     for other in others:
         with pytest.raises(OutputError, match="belongs to another run"):
             list(distill(Points(start()), sdi, **({"steps": 2} | other), checkpoint=path))
@@ -370,5 +370,5 @@ def test_bad_input_is_named(gaussian, tmp_path):
 
 def test_optimiser_factory(gaussian):
     points = Points(start())
-    step = next(iter(distill(points, SDI(denoiser=gaussian), steps=2, optimiser=torch.optim.Adamax, rate=0.1)))
+    step = next(iter(distill(points, SDI(denoiser=gaussian), steps=2, optimiser=torch.optim.Adamax, lr=0.1)))
     assert_close((points().detach() - step.x).abs(), torch.full((3, 2), 0.1, dtype=torch.float64))

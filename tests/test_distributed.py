@@ -4,7 +4,7 @@ One pair of processes goes through `CASES` and leaves what it found in files (`p
 process computes alone. They descend by SGD, whose steps are linear in the gradients: Adam divides each by its own size, and where one is
 rounding and nothing else its sign decides about a whole rate. float32 sums in another order differ by some 1e-7 of a tensor's largest
 entry; networks and a few steps make that 1e-5, and 5e-4 where much cancels (the gradient of a background's colour). `CLOSE` is 2e-3, and
-lost or doubled shares are off by a third. The command is then compared with AdamW in place, by its pictures.
+lost or doubled shares are off by a third. The command is then compared with AdamW in place, by its images.
 """
 
 import json
@@ -22,26 +22,26 @@ import torch
 from PIL import Image
 
 from modeseek.cli import main
-from modeseek.distributed import ALONE, Ranks, started
-from modeseek.errors import InvalidInput, OutputError, RankLost
-from modeseek.files import read_state
-from modeseek.generate import PriorChoice, distilled
-from modeseek.priors.spread import SpreadPrior, spread
-from modeseek.recipes import varied
+from modeseek.core.errors import InvalidInput, OutputError, RankLost
+from modeseek.core.files import read_state
+from modeseek.distillation.recipes import varied
+from modeseek.priors.sharded import ShardedPrior, sharded
 from modeseek.representations.nerf import NeRF
-from modeseek.sculpt import OBJECT_RECIPES, ObjectRun, steps_of, volume_of
+from modeseek.scaling.ranks import ALONE, Ranks, started
+from modeseek.tasks.text_to_3d import OBJECT_RECIPES, ObjectRun, steps_of, volume_of
+from modeseek.tasks.text_to_image import PriorChoice, distilled
 
-pytestmark = pytest.mark.filterwarnings("ignore::modeseek.errors.PromptCut")
-PICTURES = {  # method, changes of the recipe, seeds, representation
+pytestmark = pytest.mark.filterwarnings("ignore::modeseek.core.errors.PromptCut")
+IMAGES = {  # method, changes of the recipe, seeds, representation
     "sds": ("sds", {}, 2, "mlp"),
     "sds, 3 seeds": ("sds", {"samples": 2}, 3, "mlp"),
     "sds, 1 seed": ("sds", {"samples": 5}, 1, "mlp"),
     "sds, latents": ("sds", {}, 3, "latents"),
-    "vsd": ("vsd", {"lora_rate": 1e-2}, 2, "mlp"),
-    "vsd, 1 seed": ("vsd", {"lora_rate": 1e-2}, 1, "mlp"),
-    "msd": ("msd", {"draw_steps": 3, "refresh": 2}, 2, "mlp"),
-    "msd, 3 seeds": ("msd", {"draw_steps": 3, "refresh": 2, "samples": 3}, 3, "pixels"),
-    "sdi": ("sdi", {"draw_steps": 2}, 3, "mlp"),
+    "vsd": ("vsd", {"lora_lr": 1e-2}, 2, "mlp"),
+    "vsd, 1 seed": ("vsd", {"lora_lr": 1e-2}, 1, "mlp"),
+    "msd": ("msd", {"sampler_steps": 3, "refresh": 2}, 2, "mlp"),
+    "msd, 3 seeds": ("msd", {"sampler_steps": 3, "refresh": 2, "samples": 3}, 3, "pixels"),
+    "sdi": ("sdi", {"sampler_steps": 2}, 3, "mlp"),
 }
 OBJECTS = {  # method, views, whether shaded and regularised
     "3d msd": ("msd", 3, False),
@@ -49,7 +49,7 @@ OBJECTS = {  # method, views, whether shaded and regularised
     "3d vsd": ("vsd", 3, True),
     "3d sds, 1 view": ("sds", 1, True),
 }
-CASES = [*PICTURES, *OBJECTS]
+CASES = [*IMAGES, *OBJECTS]
 STEPS = 4
 CLOSE = 2e-3
 
@@ -69,16 +69,16 @@ def found(case, prior, checkpoint, ranks=ALONE):
 
 
 def descended(case, prior, checkpoint, ranks):
-    if case in PICTURES:
-        method, changes, seeds, kind = PICTURES[case]
-        recipe = varied(method, steps=STEPS, optimiser="sgd", rate=1e-2, **changes)
+    if case in IMAGES:
+        method, changes, seeds, kind = IMAGES[case]
+        recipe = varied(method, steps=STEPS, optimiser="sgd", lr=1e-2, **changes)
         prompts = ["a red cube"] * seeds if method == "vsd" else ["a red cube", "blue", "a sphere"][:seeds]
         made, steps = distilled(
             prior, prompts, recipe, guidance=3.0, seeds=range(seeds), representation=kind, checkpoint=checkpoint, ranks=ranks
         )
     else:
         method, views, rich = OBJECTS[case]
-        recipe = varied(method, recipes=OBJECT_RECIPES, steps=STEPS, draw_steps=2, rate=1e-3)
+        recipe = varied(method, recipes=OBJECT_RECIPES, steps=STEPS, sampler_steps=2, lr=1e-3)
         run = ObjectRun(prompt="a red cube", prior=PriorChoice(name="tiny"), recipe=recipe, views=views)
         made = enriched(volume_of(run, prior)) if rich else volume_of(run, prior)
         steps = steps_of(run, prior, made, checkpoint=checkpoint, ranks=ranks)
@@ -113,9 +113,9 @@ def asked(ranks):
     """What this rank asks a prior for, of two samples of three prompts, and of one item; the answers must be whole."""
     prior = Recording()
     x = torch.arange(6.0)[:, None]
-    whole = SpreadPrior(prior=prior, ranks=ranks).denoiser(["a", "b", "c"])(x, torch.arange(6.0))
+    whole = ShardedPrior(prior=prior, ranks=ranks).denoiser(["a", "b", "c"])(x, torch.arange(6.0))
     assert torch.equal(whole, 2 * x)
-    assert torch.equal(SpreadPrior(prior=prior, ranks=ranks).denoiser(["a"])(x[3:4], torch.tensor(1.0)), x[4:5])
+    assert torch.equal(ShardedPrior(prior=prior, ranks=ranks).denoiser(["a"])(x[3:4], torch.tensor(1.0)), x[4:5])
     return prior.asked
 
 
@@ -210,7 +210,7 @@ def command(folder, out, steps):
         str(steps),
         "--method",
         "msd",
-        "--draw-steps",
+        "--sampler-steps",
         "2",
     ]
     return [*arguments, "--refresh", "2", "--out", str(out)]
@@ -256,7 +256,7 @@ def test_a_killed_rank_stops_the_others_and_the_run_goes_on(pipeline_folder, tmp
     ]
     assert main(command(pipeline_folder("sd1"), tmp_path / "alone", 40)) == 0
     for seed in range(3):
-        one, two = (Image.open(tmp_path / name / f"picture-{seed}.png") for name in ("alone", "several"))
+        one, two = (Image.open(tmp_path / name / f"image-{seed}.png") for name in ("alone", "several"))
         assert max(abs(a - b) for a, b in zip(one.tobytes(), two.tobytes(), strict=True)) <= 1
     one, two = (json.loads((tmp_path / name / "run.json").read_text()) for name in ("alone", "several"))
     assert one == two
@@ -274,7 +274,7 @@ def test_shares_tile_a_batch(count, world):
 def test_one_process_is_left_alone(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     prior = Recording()
-    assert spread(prior, ALONE) is prior
+    assert sharded(prior, ALONE) is prior
     with started() as ranks:
         assert ranks is ALONE
     x = torch.zeros(2, requires_grad=True)
@@ -290,9 +290,9 @@ def test_errors_say_what_to_do(monkeypatch, capsys):
     with pytest.raises(InvalidInput, match="with a GPU each"):
         two.device("cuda:0")
     with pytest.raises(InvalidInput, match="one prompt for all items"):
-        SpreadPrior(prior=Recording(), ranks=two).auxiliary(["a", "b"])
+        ShardedPrior(prior=Recording(), ranks=two).auxiliary(["a", "b"])
     with pytest.raises(InvalidInput, match="5 items for 2 prompts"):
-        SpreadPrior(prior=Recording(), ranks=two).denoiser(["a", "b"])(torch.zeros(5, 1), torch.tensor(1.0))
+        ShardedPrior(prior=Recording(), ranks=two).denoiser(["a", "b"])(torch.zeros(5, 1), torch.tensor(1.0))
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(InvalidInput, match="start several processes with torchrun"), started():
@@ -303,7 +303,7 @@ def test_errors_say_what_to_do(monkeypatch, capsys):
 
 def test_being_stopped_is_an_error_with_a_line(monkeypatch):
     monkeypatch.setattr(signal, "SIGTERM", signal.SIGUSR1)  # the true one would end the tests were it not caught
-    from modeseek.distributed import _terminated
+    from modeseek.scaling.ranks import _terminated
 
     def stopped():
         with _terminated(Ranks(rank=1, world=2)):

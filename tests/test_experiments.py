@@ -10,11 +10,11 @@ import time
 import pytest
 
 from modeseek.cli import main
-from modeseek.experiments import EXPERIMENTS, Settings
-from modeseek.experiments.cells import cell_path, shipped_weights
-from modeseek.experiments.paper import published
+from modeseek.reproduction import EXPERIMENTS, Settings
+from modeseek.reproduction.cells import cell_path, shipped_weights
+from modeseek.reproduction.published_numbers import published
 
-COMMAND = [sys.executable, "-m", "modeseek.cli", "run", "demo", "--quick"]
+COMMAND = [sys.executable, "-m", "modeseek", "run", "demo", "--quick"]
 
 
 def untimed(path):
@@ -46,14 +46,14 @@ def test_killed_run_resumes_to_the_same_results(tmp_path):
     results = untimed(broken / "demo-quick" / "results.json")
     assert results == untimed(whole / "demo-quick" / "results.json")
     by_method = {(row["density"], row["method"], row["row"]): row["metrics"] for row in results["rows"]}
-    assert by_method["fractal", "MSD", "ours: adaptive bandwidth"]["coverage"] > by_method["fractal", "MSD", "as published"]["coverage"]
+    assert by_method["fractal", "MSD", "adaptive bandwidth"]["coverage"] > by_method["fractal", "MSD", "as published"]["coverage"]
     assert by_method["pinwheel", "SDS", "as published"]["precision"] < by_method["pinwheel", "MSD", "as published"]["precision"]
     assert {path.name for path in (broken / "demo-quick").glob("*.png")} == {"fractal.png", "pinwheel.png", "landscapes.png"}
 
 
 def test_workers_die_with_a_killed_run(tmp_path):
     """Only the parent is killed; its workers notice and end, so that nothing goes on writing into the folder."""
-    command = [sys.executable, "-m", "modeseek.cli", "run", "table3", "--workers", "2", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "modeseek", "run", "table3", "--workers", "2", "--out", str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     deadline = time.time() + 120
     while not list((tmp_path / "cells").glob("*.json")) and time.time() < deadline:
@@ -85,7 +85,7 @@ def test_other_weights_are_other_cells(tmp_path, monkeypatch):
     before = cell_path(cell, tmp_path)
     (tmp_path / "assets").mkdir()
     (tmp_path / "assets" / "prior.safetensors").write_bytes(b"trained anew")
-    monkeypatch.setattr("modeseek.experiments.cells.ASSETS", tmp_path / "assets")
+    monkeypatch.setattr("modeseek.reproduction.cells.ASSETS", tmp_path / "assets")
     shipped_weights.cache_clear()
     after = cell_path(cell, tmp_path)
     shipped_weights.cache_clear()

@@ -10,8 +10,9 @@ from safetensors.torch import save_file
 from torch.testing import assert_close
 
 from modeseek import InvalidInput, OutputError, WeightsError, embedded
-from modeseek.files import read_json, read_state, write_json, write_state
-from modeseek.priors import RECIPES, EnergyNet, TrainingConfig, load_energy_net, save_energy_net, train
+from modeseek.core.files import read_json, read_state, write_json, write_state
+from modeseek.priors import EnergyNet, load_energy_net, save_energy_net
+from modeseek.reproduction.training.energy import RECIPES, TrainingConfig, train
 
 
 def test_state_round_trip(tmp_path):
@@ -33,12 +34,12 @@ def test_a_failed_write_keeps_the_old_file(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["value.json"]
 
 
-def test_what_a_killed_write_leaves_is_no_picture(tmp_path):
-    """A process killed between opening a temporary file and renaming it; a folder's pictures are those that were finished."""
+def test_what_a_killed_write_leaves_is_no_image(tmp_path):
+    """A process killed between opening a temporary file and renaming it; a folder's images are those that were finished."""
     code = f"""
 import os, signal
 from pathlib import Path
-from modeseek.files import write_atomically
+from modeseek.core.files import write_atomically
 
 def write(temporary):
     temporary.touch()
@@ -117,11 +118,11 @@ def test_untrained_net_is_the_denoiser_of_a_gaussian(x, sigma):
 @pytest.mark.parametrize("name", list(RECIPES))
 def test_embedded_nets_know_their_densities(name, rng):
     """Explained share of the true denoiser's correction x - D at three levels; the weak nets are weak on purpose."""
-    law = RECIPES[name].density()
+    distribution = RECIPES[name].density()
     for sigma in (0.03, 0.1, 0.5):
-        clean = law.sample(2000, rng=rng).float()
+        clean = distribution.sample(2000, rng=rng).float()
         noisy = clean + sigma * torch.randn(clean.shape, generator=rng)
-        truth, found = law(noisy, sigma), embedded(name)(noisy, sigma)
+        truth, found = distribution(noisy, sigma), embedded(name)(noisy, sigma)
         unexplained = float(((found - truth) ** 2).sum() / ((noisy - truth) ** 2).sum())
         assert unexplained < (0.3 if "weak" in name else 0.05)
 

@@ -17,18 +17,18 @@ from modeseek import (
     VSD,
     AdaptiveBandwidth,
     Counted,
-    ExactDraw,
+    ExactSampler,
     ExponentialBandwidth,
     InvalidInput,
     NoiseLevels,
     PersistentMSD,
     Points,
-    ProximalDraw,
+    ProximalSampler,
     distill,
 )
+from modeseek.core.schedules import stable_diffusion_levels
 from modeseek.gradients import AnyGradient
 from modeseek.priors import EnergyNet
-from modeseek.schedules import stable_diffusion_levels
 
 
 def every_gradient(denoiser):
@@ -42,8 +42,8 @@ def every_gradient(denoiser):
         "SDI": SDI(denoiser=denoiser),
         "SDI as coded": SDI(denoiser=denoiser, as_published=True),
         "MSD": MSD(denoiser=denoiser),
-        "MSD exact": MSD(denoiser=denoiser, draw=ExactDraw(steps=8), samples=2, bandwidth=AdaptiveBandwidth()),
-        "MSD proximal": MSD(denoiser=denoiser, draw=ProximalDraw(steps=8), noise="fixed"),
+        "MSD exact": MSD(denoiser=denoiser, sampler=ExactSampler(steps=8), samples=2, bandwidth=AdaptiveBandwidth()),
+        "MSD proximal": MSD(denoiser=denoiser, sampler=ProximalSampler(steps=8), noise="fixed"),
         "PersistentMSD": PersistentMSD(denoiser=denoiser),
         "PersistentMSD exact": PersistentMSD(denoiser=denoiser, exact=True, target="drawn", bandwidth=AdaptiveBandwidth(), noise="fixed"),
     }
@@ -172,7 +172,7 @@ def test_sdi_inverts_on_the_published_grid(gaussian, x):
     """A Gaussian's inversion from t = 1 in fine steps is known. As coded the state lies beyond, by less than 100 timesteps."""
     table = stable_diffusion_levels()
     top = float(table.sigmas[437])
-    sdi = SDI(denoiser=gaussian, start=top, end=top / 2, law="timestep", grid="timestep", steps=4000)
+    sdi = SDI(denoiser=gaussian, start=top, end=top / 2, spacing="timestep", grid="timestep", steps=4000)
     estimate = sdi(x, progress=0.0, rng=seeded())
     assert estimate.info["calls"] == 436 * 4 + 1
     offset = x - gaussian.means[0]
@@ -187,7 +187,7 @@ def test_sdi_inverts_on_the_published_grid(gaussian, x):
 @pytest.mark.parametrize("bandwidth", [0.03, 0.3])
 def test_msd_estimates_the_mean_shift(mixture, x, bandwidth):
     constant = ExponentialBandwidth(start=bandwidth, end=bandwidth)
-    msd = MSD(denoiser=mixture, bandwidth=constant, draw=ExactDraw(), samples=1)
+    msd = MSD(denoiser=mixture, bandwidth=constant, sampler=ExactSampler(), samples=1)
     copies = 4000
     estimates = msd(x.repeat(copies, 1), progress=0.0, rng=seeded()).gradient.reshape(copies, *x.shape)
     truth = x - mixture(x, bandwidth)
@@ -200,7 +200,7 @@ def test_msd_vanishes_at_the_modes_and_ascends_elsewhere(mixture, x):
     bandwidth = 0.2
     modes = mixture.modes(bandwidth)
     constant = ExponentialBandwidth(start=bandwidth, end=bandwidth)
-    msd = MSD(denoiser=mixture, bandwidth=constant, draw=ExactDraw(), samples=4000)
+    msd = MSD(denoiser=mixture, bandwidth=constant, sampler=ExactSampler(), samples=4000)
     at_modes = msd(modes, progress=0.0, rng=seeded())
     spread = torch.stack([mixture.product(mode, bandwidth).moments()[1].diagonal().sqrt() for mode in modes]) / 4000**0.5
     assert float((at_modes.gradient / spread).abs().max()) < 4.5
@@ -221,7 +221,7 @@ def test_one_draw_iteration_has_the_stationary_law_p_times_smoothed_p():
     msd = MSD(
         denoiser=normal,
         bandwidth=ExponentialBandwidth(start=bandwidth, end=bandwidth),
-        draw=ExactDraw(steps=40, spread=40.0, sigma_max=40.0),
+        sampler=ExactSampler(steps=40, spread=40.0, sigma_max=40.0),
     )
     for _ in range(25):
         x = x - msd(x, progress=0.0, rng=rng).gradient
@@ -242,17 +242,17 @@ def walked(chain, x, calls, rng):
     return targets
 
 
-@pytest.mark.parametrize("law", ["gaussian", "mixture"])
-def test_a_finished_chain_is_the_full_draw(law, x, request):
+@pytest.mark.parametrize("distribution", ["gaussian", "mixture"])
+def test_a_finished_chain_is_the_full_draw(distribution, x, request):
     """Same levels, noise, centre and bandwidth: first from sigma_max, then from `spread` bandwidths; calls in between are no draws."""
-    law = request.getfixturevalue(law)
-    near = ProximalDraw(steps=6, spread=4.0)
+    distribution = request.getfixturevalue(distribution)
+    near = ProximalSampler(steps=6, spread=4.0)
     rng, same = seeded(), seeded()
-    chain = PersistentMSD(denoiser=law, bandwidth=constant(0.3), draw=near)
+    chain = PersistentMSD(denoiser=distribution, bandwidth=constant(0.3), sampler=near)
     targets = walked(chain, x, 12, rng)
-    for draw, found in ((ProximalDraw(steps=6), targets[5]), (near, targets[11])):
+    for draw, found in ((ProximalSampler(steps=6), targets[5]), (near, targets[11])):
         noise = torch.randn(x.shape, dtype=x.dtype, generator=same)
-        expected = draw(law, x, x.new_full((len(x),), 0.3), noise)
+        expected = draw(distribution, x, x.new_full((len(x),), 0.3), noise)
         assert_close(found, expected, rtol=0, atol=1e-12)
     assert float((targets[2] - targets[5]).abs().max()) > 1e-3
 
@@ -261,7 +261,7 @@ def test_finished_exact_chains_have_the_products_moments(mixture):
     """Within sampling error and the offset of a start around x, not around the mean of q: |mean - x| std / sigma_max."""
     bandwidth, count = 0.3, 20_000
     x = torch.tensor([0.25, 0.45], dtype=torch.float64).expand(count, 2)
-    chain = PersistentMSD(denoiser=mixture, bandwidth=constant(bandwidth), draw=ProximalDraw(steps=60, spread=20.0), exact=True)
+    chain = PersistentMSD(denoiser=mixture, bandwidth=constant(bandwidth), sampler=ProximalSampler(steps=60, spread=20.0), exact=True)
     y = walked(chain, x, 120, seeded())[-1]
     mean, covariance = mixture.product(x[0], bandwidth).moments()
     assert float((y.mean(0) - mean).abs().max()) < 0.04 * bandwidth
@@ -269,10 +269,10 @@ def test_finished_exact_chains_have_the_products_moments(mixture):
 
 
 def test_a_held_chain_target_is_the_last_finished_draw(mixture, x):
-    current = PersistentMSD(denoiser=mixture, bandwidth=constant(0.3), draw=ProximalDraw(steps=3, spread=4.0))
-    drawn = PersistentMSD(denoiser=mixture, bandwidth=constant(0.3), draw=current.draw, target="drawn")
-    followed, held = walked(current, x, 8, seeded()), walked(drawn, x, 8, seeded())
-    assert_close(torch.stack(held), torch.stack([*followed[:3], *[followed[2]] * 3, *[followed[5]] * 2]))
+    current = PersistentMSD(denoiser=mixture, bandwidth=constant(0.3), sampler=ProximalSampler(steps=3, spread=4.0))
+    drawn = PersistentMSD(denoiser=mixture, bandwidth=constant(0.3), sampler=current.sampler, target="drawn")
+    followed, cached = walked(current, x, 8, seeded()), walked(drawn, x, 8, seeded())
+    assert_close(torch.stack(cached), torch.stack([*followed[:3], *[followed[2]] * 3, *[followed[5]] * 2]))
 
 
 def test_estimating_does_not_move_the_chain(mixture, x):
@@ -286,7 +286,7 @@ def test_estimating_does_not_move_the_chain(mixture, x):
     with pytest.raises(InvalidInput, match=r"belongs to x of shape \(7, 2\)"):
         chain(x[:3], progress=0.2, rng=seeded())
     with pytest.raises(InvalidInput, match="DDIM steps"):
-        PersistentMSD(denoiser=mixture, draw=ProximalDraw(solver="heun"))
+        PersistentMSD(denoiser=mixture, sampler=ProximalSampler(solver="heun"))
 
 
 def test_chains_of_a_batch_are_independent(mixture, x):
@@ -304,7 +304,7 @@ def test_a_chain_ends_at_the_mean_shifts_fixed_point(gaussian, x):
     """For one Gaussian that is its mean, approached on average by small steps."""
     points = Points(x[:1].repeat(400, 1))
     chain = PersistentMSD(denoiser=gaussian, bandwidth=constant(0.3))
-    steps = list(distill(points, chain, steps=400, optimiser="sgd", rate=0.2))
+    steps = list(distill(points, chain, steps=400, optimiser="sgd", lr=0.2))
     mean = torch.stack([step.x for step in steps[200:]]).mean((0, 1))
     assert_close(mean, gaussian.means[0], rtol=0, atol=0.01)
 
@@ -312,19 +312,19 @@ def test_a_chain_ends_at_the_mean_shifts_fixed_point(gaussian, x):
 @pytest.mark.parametrize("target", ["current", "drawn"])
 def test_a_chain_is_worth_its_calls(mixture, target):
     """At 240 calls an object: as likely points as from full draws held for as many steps, likelier than from a full draw a step."""
-    near = ProximalDraw(steps=8, spread=5.0, data_std=0.73)
+    near = ProximalSampler(steps=8, spread=5.0, data_std=0.73)
     bandwidth = ExponentialBandwidth(end=0.02)
     start = 3 * torch.rand(200, 2, dtype=torch.float64, generator=seeded()) - 1.5
     found = {}
     for name, gradient, options in (
-        ("chain", PersistentMSD(denoiser=mixture, bandwidth=bandwidth, draw=near, target=target), {"steps": 240}),
-        ("held", MSD(denoiser=mixture, bandwidth=bandwidth, draw=near), {"steps": 240, "refresh": 8}),
-        ("a draw a step", MSD(denoiser=mixture, bandwidth=bandwidth, draw=near), {"steps": 30}),
+        ("chain", PersistentMSD(denoiser=mixture, bandwidth=bandwidth, sampler=near, target=target), {"steps": 240}),
+        ("cached", MSD(denoiser=mixture, bandwidth=bandwidth, sampler=near), {"steps": 240, "refresh": 8}),
+        ("a draw a step", MSD(denoiser=mixture, bandwidth=bandwidth, sampler=near), {"steps": 30}),
     ):
         points = Points(start)
         assert list(distill(points, gradient, **options))[-1].calls == 240
         found[name] = -float(mixture.log_prob(points().detach()).mean())
-    assert found["chain"] < found["held"] + 0.1
+    assert found["chain"] < found["cached"] + 0.1
     assert found["chain"] < found["a draw a step"] - 0.3
 
 
@@ -364,7 +364,7 @@ def test_gradient_is_not_divided_by_batch_or_size(gaussian, x):
         (lambda d, x: SDS(denoiser=d, noise="frozen")(x, progress=0.0, rng=seeded()), "fresh or fixed"),
         (lambda d, x: SDS(denoiser=d, samples=0)(x, progress=0.0, rng=seeded()), "at least 1 sample"),
         (lambda d, x: NoiseLevels(low=0.0), "0 < low"),
-        (lambda d, x: NoiseLevels(law="cosine"), "uniform, loguniform, karras or timestep"),
+        (lambda d, x: NoiseLevels(distribution="cosine"), "uniform, loguniform, karras or timestep"),
         (lambda d, x: NoiseLevels(weight="snr"), "eps, x0 or dreamfusion"),
         (lambda d, x: SDI(denoiser=d, end=9.0), "0 < end <= start"),
         (lambda d, x: AdaptiveBandwidth(reach=-1.0), "reach"),
@@ -384,10 +384,10 @@ def test_points_are_copied():
 
 
 def test_timestep_law_is_uniform_over_stable_diffusions_levels(rng):
-    """t ~ U{20..980}: the mean and the ends of the drawn timesteps are the discrete uniform law's."""
+    """t ~ U{20..980}: the mean and the ends of the drawn timesteps are the discrete uniform distribution's."""
     table = stable_diffusion_levels()
     ends = table.sigmas[[20, 980]]
-    drawn = NoiseLevels(low=float(ends[0]), high=float(ends[1]), law="timestep").draw(20_000, rng)
+    drawn = NoiseLevels(low=float(ends[0]), high=float(ends[1]), distribution="timestep").sample(20_000, rng)
     t = table.timestep(drawn)
     assert float((t - t.round()).abs().max()) < 1e-6
     assert (round(float(t.min())), round(float(t.max()))) == (20, 980)
@@ -403,7 +403,7 @@ def test_timestep_and_sigma_are_inverse(rng):
 def test_sdi_falls_linearly_in_timesteps(mixture, x, rng):
     table = stable_diffusion_levels()
     start, end = table.sigmas[[980, 250]].tolist()
-    sdi = SDI(denoiser=mixture, start=start, end=end, law="timestep")
+    sdi = SDI(denoiser=mixture, start=start, end=end, spacing="timestep")
     sigma = sdi(x, progress=0.5, rng=rng).info["sigma"]
     assert float(table.timestep(sigma)[0]) == pytest.approx(615.0, abs=1e-3)
 

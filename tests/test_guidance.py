@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from modeseek import Counted, Guided, GuidedPair, InvalidInput
-from modeseek.guidance import PerpNeg, perpendicular
+from modeseek.core.guidance import PerpNeg, perpendicular
 
 
 def test_scale_one_is_no_guidance(mixture, gaussian, x, sigma):

@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from modeseek import InvalidInput
-from modeseek.landscape import integrate
+from modeseek.metrics.landscape import integrate
 
 TICKS = torch.linspace(-1.5, 1.5, 81, dtype=torch.float64)
 X, Y = torch.meshgrid(TICKS, TICKS, indexing="ij")

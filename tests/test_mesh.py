@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from modeseek.errors import InvalidInput, MissingPackage
+from modeseek.core.errors import InvalidInput, MissingPackage
 from modeseek.representations.nerf import FieldSettings, HashGridSettings, Mesh, NeRF, NeRFSettings, degenerate, extract_mesh
 from modeseek.representations.nerf import mesh as module
 from modeseek.representations.nerf.mesh import covered_texels, lattice, suggested_threshold

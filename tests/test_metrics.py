@@ -7,7 +7,6 @@ import torch
 from torch.testing import assert_close
 
 from modeseek import GaussianMixture, InvalidInput
-from modeseek.experiments.scoring import frechet_scores
 from modeseek.metrics import (
     against_oracle,
     frechet_distance,
@@ -19,6 +18,7 @@ from modeseek.metrics import (
     outlier_rate,
     precision_recall,
 )
+from modeseek.reproduction.image_scores import frechet_scores
 
 
 def test_unbiased_mmd_of_one_law_has_mean_zero(mixture, rng):

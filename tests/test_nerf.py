@@ -1,4 +1,4 @@
-"""The NeRF: every part against a closed form, the whole against pictures of a known solid."""
+"""The NeRF: every part against a closed form, the whole against images of a known solid."""
 
 import importlib.util
 import math
@@ -9,7 +9,7 @@ import torch
 from torch.testing import assert_close
 
 from modeseek import InvalidInput, distill
-from modeseek.errors import MissingPackage
+from modeseek.core.errors import MissingPackage
 from modeseek.gradients import Estimate
 from modeseek.representations.nerf import FieldSettings, HashGrid, HashGridSettings, NeRF, NeRFSettings, Shading, Views
 from modeseek.representations.nerf.cameras import VIEWS, Cameras, Ranges, draw, view_name
@@ -17,9 +17,9 @@ from modeseek.representations.nerf.field import Field, difference_normals, seen
 from modeseek.representations.nerf.occupancy import Occupancy
 from modeseek.representations.nerf.regularisers import Regularisers, attach, opaque, orientation, sparsity, variance, weight_at
 from modeseek.representations.nerf.rendering import Light, March, box, in_chunks, light_before, marched, render
+from modeseek.solids.captions import Scene
 from modeseek.solids.rendering import Cameras as SolidCameras
 from modeseek.solids.rendering import render as render_solid
-from modeseek.solids.words import Scene
 
 SMALL = HashGridSettings(levels=4, log2_entries=10, base=4, growth=1.6)  # 4, 6, 10, 16 cells: two levels dense, two hashed
 
@@ -218,10 +218,14 @@ def test_straight_down_is_a_view_too():
 
 
 def test_drawn_cameras_stay_in_their_ranges_and_surround_the_object():
-    law = Ranges(eye=0.0, target=0.0, up=0.0)
-    cameras = law.draw(64, rng=seeded())
+    distribution = Ranges(eye=0.0, target=0.0, up=0.0)
+    cameras = distribution.draw(64, rng=seeded())
     assert_close(cameras.eye.norm(dim=1), cameras.distance)
-    for values, (low, high) in ((cameras.elevation, law.elevation), (cameras.distance, law.distance), (cameras.fov, law.fov)):
+    for values, (low, high) in (
+        (cameras.elevation, distribution.elevation),
+        (cameras.distance, distribution.distance),
+        (cameras.fov, distribution.fov),
+    ):
         assert low <= values.min() < low + 0.1 * (high - low)
         assert high - 0.1 * (high - low) < values.max() <= high
     assert bool((cameras.azimuth.diff() > 0).all())  # one a sector
@@ -244,7 +248,7 @@ def test_cameras_say_what_is_wrong():
         Cameras.orbit([0.0], distance=0.0)
     with pytest.raises(InvalidInput, match="lowest"):
         Ranges(fov=(50.0, 40.0))
-    with pytest.raises(InvalidInput, match="at least one law"):
+    with pytest.raises(InvalidInput, match="at least one distribution"):
         draw([], 1, rng=seeded())
 
 
@@ -287,12 +291,12 @@ def test_the_silhouette_of_a_dense_sphere_has_its_closed_form_area():
     r, distance, size = 0.6, 3.2, 64
     hard = Closed(lambda p: 1e4 * (p.norm(dim=1) < r))
     out = render(hard, one_camera(distance=distance), (size, size), march=March(samples=200))
-    radius = r / math.sqrt(distance**2 - r**2) / math.tan(math.radians(20))  # of the disc, in half pictures
+    radius = r / math.sqrt(distance**2 - r**2) / math.tan(math.radians(20))  # of the disc, in half images
     assert float(out.opacity.mean()) == pytest.approx(math.pi * radius**2 / 4, rel=0.02)
     assert float(out.depth[0, 0, size // 2, size // 2]) == pytest.approx(distance - r, abs=0.03)
 
 
-def test_occupied_cells_alone_give_the_same_picture_and_gradient():
+def test_occupied_cells_alone_give_the_same_image_and_gradient():
     field = Field(FieldSettings(grid=SMALL, blob_width=0.3, blob_scale=20.0), rng=seeded()).double()
     march, occupancy = March(samples=48), Occupancy(radius=1.0, cells=16, threshold=1e-5).double()
     for k in range(3):
@@ -360,12 +364,12 @@ def test_light_before_a_sample_does_not_mix_rays():
 def test_gradient_of_a_rendering_against_finite_differences():
     camera = one_camera()
 
-    def picture(sigma, slope):
+    def image(sigma, slope):
         volume = Closed(lambda p: (sigma + slope * p[:, 2]).abs())
         return render(volume, camera, (3, 3), march=March(samples=12)).image
 
     start = [torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (0.9, 0.4)]
-    assert torch.autograd.gradcheck(picture, start)
+    assert torch.autograd.gradcheck(image, start)
 
 
 def test_shading_of_a_sphere_is_lambertian():
@@ -439,7 +443,7 @@ def test_an_attached_penalty_descends_whatever_the_gradient():
 # ---------------------------------------------------------------- the representation
 TINY = NeRFSettings(
     field=FieldSettings(radius=1.05, grid=SMALL, hidden=16, background="constant"),
-    views=Views(count=2, size=(10, 10), laws=(Ranges.solids(),)),
+    views=Views(count=2, size=(10, 10), distributions=(Ranges.solids(),)),
     march=March(samples=24, normals="differences"),
     shading=Shading(begin=2, shaded=0.5),
     regularisers=Regularisers(orientation=1.0, sparsity=(2, 0.0, 1.0, 6)),
@@ -454,7 +458,7 @@ class Towards:
         return Estimate(gradient=gradient, target=x - gradient, info={"calls": 1.0})
 
 
-def test_forward_gives_pictures_and_says_from_where():
+def test_forward_gives_images_and_says_from_where():
     nerf = NeRF(TINY, seed=4)
     first = nerf()
     assert first.shape == (2, 3, 10, 10)
@@ -462,7 +466,7 @@ def test_forward_gives_pictures_and_says_from_where():
     cameras = nerf.cameras
     assert set(cameras.names) <= set(VIEWS)
     assert len(cameras) == 2
-    with torch.no_grad():  # a picture in between changes nothing
+    with torch.no_grad():  # a image in between changes nothing
         before = {name: value.clone() for name, value in nerf.state_dict().items() if isinstance(value, torch.Tensor)}
         assert nerf().shape == (2, 3, 10, 10)
         assert nerf(Cameras.orbit([0.0]), (4, 6)).shape == (1, 3, 4, 6)
@@ -492,7 +496,7 @@ def test_a_resumed_run_goes_on_to_the_same_bits(tmp_path):
     def run(checkpoint, limit=None):
         nerf = NeRF(TINY, seed=1)
         nerf.occupancy.every = 2
-        for step in distill(nerf, Towards(), steps=7, rate=0.02, checkpoint=checkpoint, every=1):
+        for step in distill(nerf, Towards(), steps=7, lr=0.02, checkpoint=checkpoint, every=1):
             if step.index == limit:
                 break
         return nerf
@@ -515,38 +519,38 @@ def test_regularisers_reach_the_parameters_through_the_loop():
 
 
 def test_the_background_is_learned_alone_at_first():
-    """Same picture; its gradient reaches the background as it does later, and nothing else."""
+    """Same image; its gradient reaches the background as it does later, and nothing else."""
     plain = replace(TINY, regularisers=Regularisers(sparsity=3.0), shading=None)
     early, later = (NeRF(replace(plain, background_first=first), seed=2) for first in (1, 0))
     gradient = torch.randn(2, 3, 10, 10, generator=seeded(3))
-    pictures = [nerf() for nerf in (early, later)]
-    assert_close(*pictures)
-    for picture in pictures:
-        picture.backward(gradient)
+    images = [nerf() for nerf in (early, later)]
+    assert_close(*images)
+    for image in images:
+        image.backward(gradient)
     assert_close(early.field.colour.grad, later.field.colour.grad)
     assert [name for name, value in early.named_parameters() if value.grad is not None] == ["field.colour"]
     early().backward(gradient)
     assert early.field.density_head[0].weight.grad.abs().max() > 0
 
 
-def test_a_nerf_fits_pictures_of_a_solid():
+def test_a_nerf_fits_images_of_a_solid():
     scene = Scene(shape="cube", colour="red", background="white")
     settings = NeRFSettings.cpu()
     settings = replace(settings, views=replace(settings.views, count=2, size=(24, 24)), march=replace(settings.march, samples=48))
     nerf = NeRF(replace(settings, background_first=0))
-    cameras, held = (Ranges.solids().draw(count, rng=seeded(seed)) for count, seed in ((12, 1), (3, 2)))
-    pictures, truth = (render_solid(scene, SolidCameras(c.azimuth, c.elevation, c.distance), size=24) for c in (cameras, held))
+    cameras, cached = (Ranges.solids().draw(count, rng=seeded(seed)) for count, seed in ((12, 1), (3, 2)))
+    images, truth = (render_solid(scene, SolidCameras(c.azimuth, c.elevation, c.distance), size=24) for c in (cameras, cached))
     optimiser = torch.optim.Adam(nerf.groups(0.03), betas=(0.9, 0.99), eps=1e-15)
 
     @torch.no_grad()
     def error():
-        return float(((nerf.render(held).image - truth) ** 2).mean())
+        return float(((nerf.render(cached).image - truth) ** 2).mean())
 
     start = error()
     for step in range(60):
         shown = [(2 * step + k) % 12 for k in range(2)]
         optimiser.zero_grad()
-        ((nerf(cameras[shown]) - pictures[shown]) ** 2).mean().backward()
+        ((nerf(cameras[shown]) - images[shown]) ** 2).mean().backward()
         optimiser.step()
     assert error() < min(start / 15, 0.012)
 

@@ -1,4 +1,4 @@
-"""Pre-trained pipelines as priors: D is the pipeline's own, the picture's gradient is right, what goes wrong is said in one line."""
+"""Pre-trained pipelines as priors: D is the pipeline's own, the image's gradient is right, what goes wrong is said in one line."""
 
 import dataclasses
 import json
@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 from modeseek import VSD, Guided, InvalidInput, MissingPackage, NoiseLevels, OutOfMemory, PromptCut, WeightsError
+from modeseek.core.sampling import ddim
 from modeseek.priors import load_prior
 from modeseek.priors.pipelines.levels import discrete_view, flow_view
 from modeseek.priors.pipelines.loading import has_bfloat16
-from modeseek.sampling import ddim
 
 PROMPTS = ["a red cube", "photo of a blue sphere"]
 TEXT = ["sd1", "sd2-v", "sdxl", "sd3", "sd3-t5", "flux", "flux-schnell"]
@@ -142,7 +142,7 @@ def test_flow_sampling_is_the_pipelines_own(prior, family):
 
 @pytest.mark.parametrize("family", ["pixels", "pixels-grey"])
 def test_pixel_sampling_is_the_schedulers_own(prior, family):
-    """The loop of DDIMPipeline, which has no way to see the picture before it is clamped."""
+    """The loop of DDIMPipeline, which has no way to see the image before it is clamped."""
     found = prior(family)
     scheduler = found.pipeline.scheduler
     scheduler.set_timesteps(8)
@@ -163,7 +163,7 @@ def test_class_sampling_is_the_pipelines_own(prior):
     theirs = pipe(class_labels=[1, 4], guidance_scale=3.0, **settings).images
     levels, first, last = discrete_levels(pipe.scheduler)
     ours = found.decode(ddim(found.denoiser(["goldfish", "4"], guidance=3.0), z / first, levels) * last)
-    assert float(((ours > 0) & (ours < 1)).float().mean()) > 0.5  # the comparison is of pictures, not of clamped walls
+    assert float(((ours > 0) & (ours < 1)).float().mean()) > 0.5  # the comparison is of images, not of clamped walls
     assert_close(ours.clamp(0, 1), theirs, rtol=0, atol=1e-4)
 
 
@@ -194,7 +194,7 @@ def test_zero_terminal_snr(prior):
 # ---------------------------------------------------------------- views
 @dataclasses.dataclass(frozen=True)
 class Converted:
-    """The same network, its eps written as another prediction by the definitions of the table in `modeseek.denoiser`."""
+    """The same network, its eps written as another prediction by the definitions of the table in `modeseek.core.denoiser`."""
 
     family: object
     alphas: torch.Tensor
@@ -284,7 +284,7 @@ def test_third_text_encoder_left_out(prior, pipeline_folder):
         load_prior(pipeline_folder("sd1"), t5=False)
 
 
-# ---------------------------------------------------------------- pictures
+# ---------------------------------------------------------------- images
 @pytest.mark.parametrize("family", ["sd1", "sdxl", "sd3", "pixels", "pixels-grey"])
 def test_gradient_through_the_encoder_equals_finite_differences(prior, family):
     found = prior(family, dtype="float64")
@@ -316,7 +316,7 @@ def test_posterior(prior, family):
     assert_close(found.decode(mean), vae.decode(posterior.mean).sample / 2 + 0.5, rtol=1e-4, atol=1e-4)
 
 
-def test_grey_pictures(prior):
+def test_grey_images(prior):
     found = prior("pixels-grey")
     image = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(2))
     assert_close(found.decode(found.encode(image)), image.mean(1, keepdim=True).expand_as(image))
@@ -324,7 +324,7 @@ def test_grey_pictures(prior):
 
 @pytest.mark.filterwarnings("ignore:this processor has no bfloat16")
 def test_low_precision_networks_leave_x_alone(prior):
-    """bfloat16 networks and a float32 autoencoder: x and pictures stay float32, and D is the float32 one to bfloat16's digits."""
+    """bfloat16 networks and a float32 autoencoder: x and images stay float32, and D is the float32 one to bfloat16's digits."""
     found = prior("sdxl", dtype="bfloat16", vae_dtype="float32")
     assert found.pipeline.unet.dtype == found.pipeline.text_encoder.dtype == torch.bfloat16
     assert found.pipeline.vae.dtype == torch.float32
@@ -352,7 +352,7 @@ def test_another_size(pipeline_folder):
         load_prior(pipeline_folder("sd1"), image_size=(15, 16))
     with pytest.raises(InvalidInput, match="one size"):
         load_prior(pipeline_folder("dit"), image_size=(32, 32))
-    with pytest.raises(InvalidInput, match="encodes pictures"):
+    with pytest.raises(InvalidInput, match="encodes images"):
         found.encode(torch.rand(1, 3, 16, 16))
 
 
@@ -610,5 +610,5 @@ def test_out_of_memory(pipeline_folder):
     with pytest.raises(OutOfMemory, match=r"network call on 4 items.*enable_attention_slicing"):
         found.denoiser(PROMPTS)(noise(2, *found.event), torch.tensor(1.0))
     found.pipeline.vae.encoder.forward = full
-    with pytest.raises(OutOfMemory, match="encoding 1 pictures"):
+    with pytest.raises(OutOfMemory, match="encoding 1 images"):
         found.encode(torch.rand(1, 3, 16, 16))

@@ -22,7 +22,7 @@ def ticks(height, width):
     return torch.meshgrid(rows, columns, indexing="ij")
 
 
-def smooth_picture(height, width):
+def smooth_image(height, width):
     """Unlike in every channel and direction."""
     y, x = ticks(height, width)
     blob = 0.1 + 0.8 * (-8 * ((x - 0.5) ** 2 + (y - 0.4) ** 2)).exp()
@@ -36,7 +36,7 @@ def psnr(found, truth):
 # ---------------------------------------------------------------- the coordinate network
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_a_batch_is_its_networks_apart(encoding):
-    """Same pictures and gradients: seed k of a batch is a batch of that seed alone."""
+    """Same images and gradients: seed k of a batch is a batch of that seed alone."""
     seeds = [5, 0, 17]
     together = small(seeds, encoding)
     apart = [small([seed], encoding) for seed in seeds]
@@ -52,20 +52,20 @@ def test_a_batch_is_its_networks_apart(encoding):
 
 @pytest.mark.parametrize("optimiser", ["adam", "adamw", "sgd"])
 def test_training_a_batch_is_training_apart(optimiser):
-    class ToPicture:
+    class ToImage:
         def __call__(self, x, *, progress, rng):
-            target = smooth_picture(12, 9).expand_as(x)
+            target = smooth_image(12, 9).expand_as(x)
             return Estimate(x - target, target, {"calls": 0.0})
 
     together, alone = small([3, 4]), small([4])
     for network in (together, alone):
-        list(distill(network, ToPicture(), steps=20, optimiser=optimiser, rate=1e-2))
+        list(distill(network, ToImage(), steps=20, optimiser=optimiser, lr=1e-2))
     assert_close(together()[1:], alone(), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_equals_a_network_written_pixel_by_pixel(encoding):
-    """f(p) at one pixel, with loops and no batch, and the picture's orientation: rows from the top, y first."""
+    """f(p) at one pixel, with loops and no batch, and the image's orientation: rows from the top, y first."""
     network = small([2], encoding)
     row, column = 3, 7
     p = torch.tensor([(row + 0.5) / 12, (column + 0.5) / 9], dtype=torch.float64)
@@ -78,18 +78,18 @@ def test_equals_a_network_written_pixel_by_pixel(encoding):
     assert_close(network()[0, :, row, column], h.sigmoid())
 
 
-@pytest.mark.parametrize(("encoding", "rate"), [("fourier", 1e-2), ("siren", 3e-3)])
-def test_fits_a_smooth_picture_quickly_and_between_its_pixels(encoding, rate):
-    """100 Adam steps; rendered finer than it was fitted, it still shows the picture: the function is fitted, not the grid."""
+@pytest.mark.parametrize(("encoding", "lr"), [("fourier", 1e-2), ("siren", 3e-3)])
+def test_fits_a_smooth_image_quickly_and_between_its_pixels(encoding, lr):
+    """100 Adam steps; rendered finer than it was fitted, it still shows the image: the function is fitted, not the grid."""
     network = CoordinateMLP([0], size=(32, 32), encoding=encoding, hidden=48, layers=2)
-    target = smooth_picture(32, 32).float()
-    optimiser = torch.optim.Adam(network.parameters(), lr=rate)
+    target = smooth_image(32, 32).float()
+    optimiser = torch.optim.Adam(network.parameters(), lr=lr)
     for _ in range(100):
         optimiser.zero_grad()
         ((network() - target) ** 2).sum().backward()
         optimiser.step()
     assert psnr(network().detach(), target) > 37
-    assert psnr(network((64, 96)).detach(), smooth_picture(64, 96).float()) > 33
+    assert psnr(network((64, 96)).detach(), smooth_image(64, 96).float()) > 33
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
@@ -140,29 +140,29 @@ def test_weights_travel_through_a_state_dict():
     assert_close(network(), other(), rtol=0, atol=0)
 
 
-# ---------------------------------------------------------------- free pictures and latents
+# ---------------------------------------------------------------- free images and latents
 def test_pixels_start_as_stated():
-    pictures = Pixels([0, 1], size=(64, 48), grey=0.3, noise=0.2)
-    assert pictures().shape == (2, 3, 64, 48)
-    theta = pictures().detach().logit()
+    images = Pixels([0, 1], size=(64, 48), grey=0.3, noise=0.2)
+    assert images().shape == (2, 3, 64, 48)
+    theta = images().detach().logit()
     assert float(theta.mean()) == pytest.approx(math.log(0.3 / 0.7), abs=0.01)
     assert float(theta.std()) == pytest.approx(0.2, rel=0.02)
     assert_close(Pixels([0], size=(4, 4), grey=0.3, noise=0.0)(), torch.full((1, 3, 4, 4), 0.3))
-    assert_close(Pixels([9, 1], size=(64, 48), grey=0.3, noise=0.2)()[1], pictures()[1], rtol=0, atol=0)
+    assert_close(Pixels([9, 1], size=(64, 48), grey=0.3, noise=0.2)()[1], images()[1], rtol=0, atol=0)
 
 
 def test_pixels_stay_inside_and_reach_their_target():
-    target = smooth_picture(8, 8).float()
-    pictures = Pixels([0], size=(8, 8))
-    optimiser = torch.optim.Adam(pictures.parameters(), lr=0.1)
+    target = smooth_image(8, 8).float()
+    images = Pixels([0], size=(8, 8))
+    optimiser = torch.optim.Adam(images.parameters(), lr=0.1)
     for _ in range(200):
         optimiser.zero_grad()
-        (0.5 * (pictures() - target) ** 2).sum().backward()
+        (0.5 * (images() - target) ** 2).sum().backward()
         optimiser.step()
-    assert psnr(pictures().detach(), target) > 50
+    assert psnr(images().detach(), target) > 50
     with torch.no_grad():
-        pictures.theta.mul_(1e3)
-    assert bool(((pictures() >= 0) & (pictures() <= 1)).all())
+        images.theta.mul_(1e3)
+    assert bool(((images() >= 0) & (images() <= 1)).all())
 
 
 def test_latents_are_x_itself():

@@ -7,12 +7,12 @@ import torch
 from torch.testing import assert_close
 
 from modeseek import InvalidInput
-from modeseek.sampling import ancestral, ddim, heun, invert
-from modeseek.schedules import karras, loglinear
+from modeseek.core.sampling import ancestral, ddim, heun, invert
+from modeseek.core.schedules import karras, loglinear
 
 
 def exact_flow(x, start, end, *, mean, std):
-    """The probability flow of one Gaussian: offsets scale with the standard deviation of the noised law."""
+    """The probability flow of one Gaussian: offsets scale with the standard deviation of the noised distribution."""
     return mean + (x - mean) * math.sqrt((std**2 + end**2) / (std**2 + start**2))
 
 

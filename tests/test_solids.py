@@ -1,4 +1,4 @@
-"""The world of the solids: captions that mean one scene, exact distances, pictures that agree with closed forms, resumable training."""
+"""The world of the solids: captions that mean one scene, exact distances, images that agree with closed forms, resumable training."""
 
 import math
 
@@ -7,16 +7,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeseek.errors import InvalidInput
-from modeseek.solids import networks
-from modeseek.solids.data import ATTRIBUTES, STRUCTURES, Bank, build_bank, labels, read_bank
-from modeseek.solids.losses import unet_loss
-from modeseek.solids.networks import autoencoder, scheduler
+from modeseek.core.errors import InvalidInput
+from modeseek.reproduction.training import networks
+from modeseek.reproduction.training.data import STRUCTURES, Bank, build_bank, read_bank
+from modeseek.reproduction.training.losses import unet_loss
+from modeseek.reproduction.training.networks import autoencoder, scheduler
+from modeseek.reproduction.training.solids import SolidsConfig, Stage, normalise
+from modeseek.solids.attributes import ATTRIBUTES, labels
+from modeseek.solids.captions import BACKGROUNDS, BASES, COLOURS, COMPOSITES, SHAPES, VIEWS, WORDS, Scene, check_words, parse, scenes
 from modeseek.solids.rendering import AMBIENT, DISTANCE, FIELD_OF_VIEW, LIGHT, Cameras, colour, hits, normals, palette, render, trace
 from modeseek.solids.shapes import PRIMITIVES, SLOTS, Part, box, capsule, cone, cylinder, ellipsoid, prism, pyramid, solid, sphere, torus
-from modeseek.solids.text import tokenizer
-from modeseek.solids.training import SolidsConfig, Stage, normalise
-from modeseek.solids.words import BACKGROUNDS, BASES, COLOURS, COMPOSITES, SHAPES, VIEWS, WORDS, Scene, check_words, parse, scenes
+from modeseek.solids.tokenizer import tokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -125,7 +126,7 @@ def test_pairs_touch_and_do_not_interpenetrate():
             assert abs(float(parts[0].at[2] - 0.72 * PRIMITIVES[upper][1] - z[0, 2])) < 1e-6
 
 
-# ---------------------------------------------------------------- pictures
+# ---------------------------------------------------------------- images
 def test_depth_of_a_sphere_is_the_closed_form():
     origins, directions = camera(20.0, 15.0).rays(33)
     directions = directions.reshape(-1, 3)
@@ -154,7 +155,7 @@ def test_shading_is_lamberts_and_fixed_in_the_world():
     assert float(centre) == pytest.approx(AMBIENT + (1 - AMBIENT) * float(light[0]), abs=0.02)
 
 
-def test_pictures_are_linear_in_the_palette():
+def test_images_are_linear_in_the_palette():
     scene = Scene(shape="car", colour="red", background="navy")
     cameras = camera(30.0, 20.0)
     weights = trace(solid(scene.structure), cameras)
@@ -205,7 +206,7 @@ def test_silent_clauses_are_left_out(bank, rng):
     assert all(parse(text)[0].shape == scene.shape for text, scene in zip(texts, batch.scenes, strict=True))
 
 
-def test_normalising_keeps_the_pictures(rng):
+def test_normalising_keeps_the_images(rng):
     network = autoencoder().eval().requires_grad_(False)
     images = torch.rand(2, 3, 64, 64, generator=rng)
     before = network.encode(images).latent_dist
@@ -227,7 +228,7 @@ def test_a_stage_resumes_to_the_same_weights(tmp_path):
             x = torch.randn(8, 3, generator=generator)
             return ((net(x) - x.sum(1, keepdim=True)) ** 2).mean()
 
-        return Stage(name="line", network=network, loss=loss, steps=20, rate=0.05)
+        return Stage(name="line", network=network, loss=loss, steps=20, lr=0.05)
 
     config = SolidsConfig()
     whole = stage()

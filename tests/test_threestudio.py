@@ -11,12 +11,12 @@ import torch
 import yaml
 from torch import nn
 
-from modeseek.errors import InvalidInput, MissingPackage, NonFiniteError
-from modeseek.gradients.held import Held
+from modeseek.core.errors import InvalidInput, MissingPackage, NonFiniteError
+from modeseek.distillation.recipes import RECIPES, build
+from modeseek.gradients.cached import CachedTarget
 from modeseek.integrations import threestudio as integration
-from modeseek.integrations.prompted import resized
+from modeseek.integrations.prompt_embeddings import resized
 from modeseek.priors.pipelines.loading import load_prior
-from modeseek.recipes import RECIPES, build
 
 PROMPTS = {"side": "a red cube", "front": "a blue cube", "plain": "a cube", "": ""}
 
@@ -96,7 +96,7 @@ def cameras(azimuth=(0.0, 120.0)):
     return {"elevation": torch.full_like(azimuth, 15.0), "azimuth": azimuth, "camera_distances": torch.full_like(azimuth, 1.8)}
 
 
-def picture(count=2, side=8, channels=3):
+def image(count=2, side=8, channels=3):
     """(B, H, W, C), a leaf."""
     return torch.rand(count, side, side, channels, generator=torch.Generator().manual_seed(3)).requires_grad_()
 
@@ -118,11 +118,11 @@ def test_registers_once(registry):
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe(make, prior, name):
     """Two views with a prompt each: the loss, three steps, and what dreamfusion-system logs and adds up."""
-    guidance = make(recipe=name, draw_steps=3)
+    guidance = make(recipe=name, sampler_steps=3)
     assert guidance.state_dict() == {}  # dreamfusion-system's checkpoints hold nothing of it
     for step in range(3):
         guidance.update_step(0, step)
-        rgb = picture()
+        rgb = image()
         found = guidance(rgb, PromptUtils(prior), **cameras(), rgb_as_latents=False, index=torch.zeros(2))
         assert [key for key in found if key.startswith("loss_")] == ["loss_sds"]
         found["loss_sds"].backward()
@@ -137,9 +137,9 @@ def test_every_recipe(make, prior, name):
 @pytest.mark.parametrize("name", ["sds", "sdi", "msd-published", "msd"])
 def test_gradient_is_our_own(make, prior, name):
     """Step 2 of 4 of the guidance against `backward` of the gradient built on the prior and its prompts, with the same noise."""
-    guidance = make(recipe=name, draw_steps=3, seed=5, guidance_scale=4.0)
+    guidance = make(recipe=name, sampler_steps=3, seed=5, guidance_scale=4.0)
     guidance.update_step(0, 2)
-    rgb = picture()
+    rgb = image()
     found = guidance(rgb, PromptUtils(prior), **cameras())
     found["loss_sds"].backward()
     recipe = integration.recipe_of(guidance.cfg)
@@ -149,9 +149,9 @@ def test_gradient_is_our_own(make, prior, name):
     def encode(image):
         return prior.encode(resized(image, (16, 16)))
 
-    held = Held(gradient, space=recipe.space, refresh=1, encode=encode, decode=lambda x: resized(prior.decode(x), (8, 8)))
-    ours = picture()
-    expected = held(ours.permute(0, 3, 1, 2), slot=0, progress=2 / 3, rng=rng_of(5, 2))
+    cached = CachedTarget(gradient, space=recipe.space, refresh=1, encode=encode, decode=lambda x: resized(prior.decode(x), (8, 8)))
+    ours = image()
+    expected = cached(ours.permute(0, 3, 1, 2), slot=0, progress=2 / 3, rng=rng_of(5, 2))
     expected.place.backward(expected.estimate.gradient)
     torch.testing.assert_close(rgb.grad, ours.grad / 2, rtol=1e-4, atol=1e-4 * float(ours.grad.abs().max()))
     torch.testing.assert_close(found["grad_norm"], expected.estimate.gradient.norm())
@@ -160,7 +160,7 @@ def test_gradient_is_our_own(make, prior, name):
 def test_guidance_scale_is_ours(make, prior):
     """D_u + s (D_c - D_u) at the sampled state; threestudio's SDS writes s - 1."""
     guidance = make(recipe="sds", guidance_scale=4.0)
-    guidance.forward(picture(), PromptUtils(prior), **cameras())
+    guidance.forward(image(), PromptUtils(prior), **cameras())
     x, sigma = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0.5, 2.0])
     prompts = [PROMPTS["front"], PROMPTS["side"]]
     strong, weak = prior.denoiser(prompts, guidance=1.0)(x, sigma), prior.denoiser(prompts, guidance=0.0)(x, sigma)
@@ -171,7 +171,7 @@ def test_guidance_scale_is_ours(make, prior):
 def test_perp_neg(make, prior):
     """D_u + s (D_c - D_u + sum w_i perp_i), by its definition; samples repeat the whole batch."""
     guidance = make(recipe="sds", guidance_scale=4.0)
-    guidance(picture(), PromptUtils(prior, use_perp_neg=True), **cameras())
+    guidance(image(), PromptUtils(prior, use_perp_neg=True), **cameras())
     x, sigma = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0.5, 2.0, 1.0, 3.0])
     blue, red = PROMPTS["front"], PROMPTS["side"]
     strong, weak = prior.denoiser([blue, red], guidance=1.0)(x, sigma), prior.denoiser([blue, red], guidance=0.0)(x, sigma)
@@ -188,13 +188,13 @@ def test_perp_neg(make, prior):
 def test_latents(make, prior):
     """A rendered latent is x itself: SDS's gradient over the batch."""
     guidance = make(recipe="sds")
-    latent = picture(channels=4)
+    latent = image(channels=4)
     guidance(latent, PromptUtils(prior), **cameras(), rgb_as_latents=True)["loss_sds"].backward()
     gradient = build(integration.recipe_of(guidance.cfg), prior, [PROMPTS["front"], PROMPTS["side"]], guidance=7.5)
     expected = gradient(latent.detach().permute(0, 3, 1, 2), progress=0.0, rng=rng_of(0, 0)).gradient / 2
     torch.testing.assert_close(latent.grad.permute(0, 3, 1, 2), expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(InvalidInput, match="space: latent"):
-        make(recipe="msd")(picture(channels=4), PromptUtils(prior), **cameras(), rgb_as_latents=True)
+        make(recipe="msd")(image(channels=4), PromptUtils(prior), **cameras(), rgb_as_latents=True)
 
 
 def test_noise_is_of_the_step(make, prior):
@@ -203,7 +203,7 @@ def test_noise_is_of_the_step(make, prior):
 
     def norm(guidance, step):
         guidance.update_step(0, step)
-        return float(guidance(picture(), utils, **cameras())["grad_norm"])
+        return float(guidance(image(), utils, **cameras())["grad_norm"])
 
     first, second = make(recipe="sds"), make(recipe="sds")
     norms = [norm(first, 1), norm(first, 1), norm(first, 2)]
@@ -212,20 +212,20 @@ def test_noise_is_of_the_step(make, prior):
 
 
 def test_held_targets_need_views_that_stay(make, prior):
-    utils, guidance = PromptUtils(prior), make(recipe="msd", draw_steps=3, refresh=2)
-    assert [guidance(picture(), utils, **cameras())["calls"] for _ in range(3)] == [3, 0, 3]
+    utils, guidance = PromptUtils(prior), make(recipe="msd", sampler_steps=3, refresh=2)
+    assert [guidance(image(), utils, **cameras())["calls"] for _ in range(3)] == [3, 0, 3]
     with pytest.raises(InvalidInput, match="refresh: 1"):
-        guidance(picture(), utils, **cameras((10.0, 130.0)))
-    assert guidance(picture(), utils, **cameras())["calls"] == 0
-    assert guidance(picture(), utils, **cameras((10.0, 130.0)))["calls"] == 3
+        guidance(image(), utils, **cameras((10.0, 130.0)))
+    assert guidance(image(), utils, **cameras())["calls"] == 0
+    assert guidance(image(), utils, **cameras((10.0, 130.0)))["calls"] == 3
 
 
 def test_a_chain_needs_views_that_stay(make, prior):
-    utils, guidance = PromptUtils(prior), make(recipe="msd-persistent", draw_steps=3)
+    utils, guidance = PromptUtils(prior), make(recipe="msd-persistent", sampler_steps=3)
     c2w = torch.eye(4).expand(2, 4, 4)
-    guidance(picture(), utils, **cameras(), c2w=c2w)
+    guidance(image(), utils, **cameras(), c2w=c2w)
     with pytest.raises(InvalidInput, match="take recipe: msd"):
-        guidance(picture(), utils, **cameras(), c2w=2 * c2w)
+        guidance(image(), utils, **cameras(), c2w=2 * c2w)
 
 
 @pytest.mark.parametrize("name", ["vsd", "msd-persistent"])
@@ -235,13 +235,13 @@ def test_state(make, prior, name):
 
     def step(guidance, index):
         guidance.update_step(0, index)
-        return float(guidance(picture(), utils, **cameras())["grad_norm"])
+        return float(guidance(image(), utils, **cameras())["grad_norm"])
 
-    first, second = (make(recipe=name, keep_state=True, lora_rate=0.1, loss_name="vsd", draw_steps=3) for _ in range(2))
+    first, second = (make(recipe=name, keep_state=True, lora_lr=0.1, loss_name="vsd", sampler_steps=3) for _ in range(2))
     step(first, 0)
     second.load_state_dict(first.state_dict())
-    assert step(first, 1) == step(second, 1) != step(make(recipe=name, lora_rate=0.1, loss_name="vsd", draw_steps=3), 1)
-    assert "loss_vsd" in first(picture(), utils, **cameras())
+    assert step(first, 1) == step(second, 1) != step(make(recipe=name, lora_lr=0.1, loss_name="vsd", sampler_steps=3), 1)
+    assert "loss_vsd" in first(image(), utils, **cameras())
     assert list(first.parameters()) == []
 
 
@@ -258,13 +258,13 @@ def test_errors(make, prior):
             make(**config)
     guidance = make(recipe="sds")
     with pytest.raises(InvalidInput, match="guidance_eval: 0"):
-        guidance(picture(), PromptUtils(prior), **cameras(), guidance_eval=True)
+        guidance(image(), PromptUtils(prior), **cameras(), guidance_eval=True)
     foreign = PromptUtils(prior)
     foreign.of = {name: value.repeat(1, 2) for name, value in foreign.of.items()}
     with pytest.raises(InvalidInput, match="same pretrained_model_name_or_path"):
-        guidance(picture(), foreign, **cameras())
+        guidance(image(), foreign, **cameras())
     with pytest.raises(NonFiniteError):
-        guidance(picture().detach() * torch.nan, PromptUtils(prior), **cameras())
+        guidance(image().detach() * torch.nan, PromptUtils(prior), **cameras())
 
 
 def test_other_families(make, pipeline_folder):

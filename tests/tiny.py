@@ -1,6 +1,6 @@
 """Tiny random pipelines in diffusers' layout, one of each family, written to a folder: what the pipeline and command-line tests load.
 
-`write(family, folder)` builds and saves one; `FAMILIES` names them. Networks of a few thousand weights, pictures of 16 x 16
+`write(family, folder)` builds and saves one; `FAMILIES` names them. Networks of a few thousand weights, images of 16 x 16
 pixels, latents of 8 x 8. Seeds are fixed, weights are float32 safetensors.
 """
 

@@ -1,51 +1,10 @@
-"""Gradients out of diffusion models: mean-shift distillation and its peers behind one interface, checked against known truths."""
+"""Gradients from diffusion models: mean-shift distillation and the other score-distillation methods behind one interface.
 
-from modeseek.denoiser import EDM as EDM
-from modeseek.denoiser import Counted as Counted
-from modeseek.denoiser import Denoiser as Denoiser
-from modeseek.denoiser import DiscreteLevels as DiscreteLevels
-from modeseek.denoiser import Flow as Flow
-from modeseek.denoiser import VariancePreserving as VariancePreserving
-from modeseek.densities import EmpiricalDensity as EmpiricalDensity
-from modeseek.densities import GaussianMixture as GaussianMixture
-from modeseek.densities import fractal as fractal
-from modeseek.densities import pinwheel as pinwheel
-from modeseek.densities import spiral as spiral
-from modeseek.distill import Step as Step
-from modeseek.distill import Stop as Stop
-from modeseek.distill import distill as distill
-from modeseek.drawing import EulerDraw as EulerDraw
-from modeseek.drawing import ExactDraw as ExactDraw
-from modeseek.drawing import ProximalDraw as ProximalDraw
-from modeseek.drawing import SplitDraw as SplitDraw
-from modeseek.errors import InvalidInput as InvalidInput
-from modeseek.errors import MissingPackage as MissingPackage
-from modeseek.errors import ModeseekError as ModeseekError
-from modeseek.errors import NonFiniteError as NonFiniteError
-from modeseek.errors import OutOfMemory as OutOfMemory
-from modeseek.errors import OutputError as OutputError
-from modeseek.errors import PromptCut as PromptCut
-from modeseek.errors import WeightsError as WeightsError
-from modeseek.gradients import MSD as MSD
-from modeseek.gradients import SDI as SDI
-from modeseek.gradients import SDS as SDS
-from modeseek.gradients import SJC as SJC
-from modeseek.gradients import VSD as VSD
-from modeseek.gradients import Estimate as Estimate
-from modeseek.gradients import NoiseLevels as NoiseLevels
-from modeseek.gradients import PersistentMSD as PersistentMSD
-from modeseek.guidance import Guided as Guided
-from modeseek.guidance import GuidedPair as GuidedPair
-from modeseek.priors import embedded as embedded
-from modeseek.priors import load_prior as load_prior
-from modeseek.product import ExactProduct as ExactProduct
-from modeseek.product import ProximalProduct as ProximalProduct
-from modeseek.representations import CoordinateMLP as CoordinateMLP
-from modeseek.representations import Latents as Latents
-from modeseek.representations import Pixels as Pixels
-from modeseek.representations import Points as Points
-from modeseek.schedules import AdaptiveBandwidth as AdaptiveBandwidth
-from modeseek.schedules import ExponentialBandwidth as ExponentialBandwidth
-from modeseek.schedules import LinearBandwidth as LinearBandwidth
+The public names are listed in `__init__.pyi` and imported on first use, so that `import modeseek` and `modeseek --help` load no torch.
+"""
+
+import lazy_loader
 
 __version__ = "0.1.0"
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,4 +1,4 @@
-"""Laws known exactly: log density, score, denoiser and samples at any noise level."""
+"""Distributions known exactly: log density, score, denoiser and samples at any noise level."""
 
 from modeseek.densities.curves import pinwheel as pinwheel
 from modeseek.densities.curves import spiral as spiral

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from modeseek.denoiser import as_sigma
-from modeseek.errors import InvalidInput
+from modeseek.core.denoiser import as_sigma
+from modeseek.core.errors import InvalidInput
 
 _PAIRS_AT_ONCE = 1 << 22
 

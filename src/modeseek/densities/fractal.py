@@ -12,8 +12,8 @@ from functools import cache
 import numpy as np
 import torch
 
+from modeseek.core.errors import InvalidInput
 from modeseek.densities.mixture import GaussianMixture
-from modeseek.errors import InvalidInput
 
 ORIGIN = np.array([0.0030, 0.0325])
 SCALE = np.array([1.3136, 1.3844])

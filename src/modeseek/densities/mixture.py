@@ -19,8 +19,8 @@ import math
 import torch
 from torch import Tensor
 
-from modeseek.denoiser import as_sigma
-from modeseek.errors import InvalidInput
+from modeseek.core.denoiser import as_sigma
+from modeseek.core.errors import InvalidInput
 
 _PAIRS_AT_ONCE = 1 << 22  # queries x components held in memory together
 

@@ -2,8 +2,8 @@
 
 from modeseek.gradients.base import Estimate as Estimate
 from modeseek.gradients.base import Gradient as Gradient
-from modeseek.gradients.levels import NoiseLevels as NoiseLevels
 from modeseek.gradients.msd import MSD as MSD
+from modeseek.gradients.noise_levels import NoiseLevels as NoiseLevels
 from modeseek.gradients.persistent import PersistentMSD as PersistentMSD
 from modeseek.gradients.sdi import SDI as SDI
 from modeseek.gradients.sds import SDS as SDS

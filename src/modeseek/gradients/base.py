@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from modeseek.errors import InvalidInput
+from modeseek.core.errors import InvalidInput
 
 NoisePolicy = Literal["fresh", "fixed"]
 _ITEMS_AT_ONCE = 1 << 14  # samples x batch evaluated together

@@ -4,7 +4,7 @@ r"""Mean-shift distillation (Thamizharasan et al. 2025, Eqs. 8-11 and Algorithm 
 
 so that -g is a Monte-Carlo estimate of the mean-shift vector m(x) = E_q[y] - x = D(x; l) - x = l^2 grad log p_l(x): it vanishes
 at the modes of p smoothed by the bandwidth l, and |g| is a convergence criterion. The paper prints the opposite sign, y - x, which is the
-ascent direction. How y is drawn is the sampler's business (`modeseek.drawing`), how l falls the schedule's. Cost: N draws, and the
+ascent direction. How y is drawn is the sampler's business (`modeseek.product.samplers`), how l falls the schedule's. Cost: N draws, and the
 calls of an adaptive schedule.
 """
 
@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from modeseek.denoiser import Counted, Denoiser
-from modeseek.drawing import ProductDraw, SplitDraw
+from modeseek.core.denoiser import Counted, Denoiser
+from modeseek.core.schedules import Bandwidth, LinearBandwidth
 from modeseek.gradients.base import (
     Estimate,
     NoisePolicy,
@@ -26,7 +26,7 @@ from modeseek.gradients.base import (
     normal_like,
     residual,
 )
-from modeseek.schedules import Bandwidth, LinearBandwidth
+from modeseek.product.samplers import ProductSampler, SplitSampler
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,23 +36,23 @@ class MSD:
     Args:
         denoiser: D of the (guided) prior.
         bandwidth: schedule l(progress, x, denoiser) -> (batch,).
-        draw: sampler of the product density.
+        sampler: sampler of the product density.
         samples: N, draws an estimate.
         noise: "fresh" or "fixed".
         seed: of the fixed noise.
 
     Example:
-        >>> from modeseek.drawing import ExactDraw
-        >>> from modeseek.schedules import LinearBandwidth
+        >>> from modeseek.product.samplers import ExactSampler
+        >>> from modeseek.core.schedules import LinearBandwidth
         >>> normal = lambda x, sigma: x / (1 + sigma.reshape(-1, 1) ** 2)  # p = N(0, 1)
-        >>> msd = MSD(denoiser=normal, bandwidth=LinearBandwidth(start=1.0, end=1.0), draw=ExactDraw(), samples=20000)
+        >>> msd = MSD(denoiser=normal, bandwidth=LinearBandwidth(start=1.0, end=1.0), sampler=ExactSampler(), samples=20000)
         >>> msd(torch.tensor([[2.0]]), progress=0.0, rng=torch.Generator().manual_seed(0)).gradient.round(decimals=1)
         tensor([[1.]])
     """
 
     denoiser: Denoiser
     bandwidth: Bandwidth = field(default_factory=LinearBandwidth)
-    draw: ProductDraw = field(default_factory=SplitDraw)
+    sampler: ProductSampler = field(default_factory=SplitSampler)
     samples: int = 1
     noise: NoisePolicy = "fresh"
     seed: int = 0
@@ -64,7 +64,7 @@ class MSD:
         bandwidth = self.bandwidth(progress, x, scheduling)
 
         def evaluate(copies_of_x: Tensor, copies: int) -> Tensor:
-            return self.draw(drawing, copies_of_x, bandwidth.repeat(copies), normal_like(copies_of_x, noise_rng))
+            return self.sampler(drawing, copies_of_x, bandwidth.repeat(copies), normal_like(copies_of_x, noise_rng))
 
         target = mean_over_samples(x, self.samples, evaluate)
         calls = scheduling.calls + drawing.items / len(x)

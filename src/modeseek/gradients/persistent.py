@@ -2,11 +2,12 @@ r"""Mean-shift distillation with a persistent chain: one denoiser call an estima
 
     g = x - D_q(z; sigma_i),   then   z <- z + (sigma_{i+1} - sigma_i) (z - D_q)/sigma_i,   i <- i + 1
 
-z is the state of a DDIM sampler of the product density q(y|x) ~ p(y) N(y; x, l^2 I), and D_q its denoiser (`modeseek.product`) with the
+z is the state of a DDIM sampler of the product density q(y|x) ~ p(y) N(y; x, l^2 I), and D_q its denoiser
+(`modeseek.product.denoisers`) with the
 centre x and the bandwidth l of the moment. A draw that MSD makes in one step is spread over as many steps as it has levels, in which x
 follows the chain's own prediction. At its end, where D_q is a finished draw y, the chain starts again at x + sigma_0 n: from
 sigma_max the first time, later from min(spread l, sigma_max). The idea is that of persistent chains for energy models (Tieleman
-2008); here it is ours. While x and l stand still the chain makes the very draw of `ProximalDraw`.
+2008); here it is ours. While x and l stand still the chain makes the very draw of `ProximalSampler`.
 
 Estimating never moves the chain: a call proposes, `adapt` commits, and the loop calls it after each estimate. At equal calls it ends where
 full draws held for as many steps do or higher, and far above a full draw a step; following the chain beats waiting for its draws (docs:
@@ -21,12 +22,12 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from modeseek.denoiser import Counted, Denoiser, per_item
-from modeseek.drawing import ProximalDraw
-from modeseek.errors import InvalidInput
+from modeseek.core.denoiser import Counted, Denoiser, per_item
+from modeseek.core.errors import InvalidInput
+from modeseek.core.schedules import Bandwidth, LinearBandwidth
 from modeseek.gradients.base import Estimate, NoisePolicy, check_point, generator_for, normal_like, residual
-from modeseek.product import ExactProduct, ProximalProduct
-from modeseek.schedules import Bandwidth, LinearBandwidth
+from modeseek.product.denoisers import ExactProduct, ProximalProduct
+from modeseek.product.samplers import ProximalSampler
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,7 @@ class PersistentMSD:
     Args:
         denoiser: D of the (guided) prior.
         bandwidth: schedule l(progress, x, denoiser) -> (batch,).
-        draw: the draw that a chain makes: its levels and data_std; DDIM alone. The first chain starts at its sigma_max.
+        sampler: the draw that a chain makes: its levels and data_std; DDIM alone. The first chain starts at its sigma_max.
         exact: take the product's exact denoiser in place of the proximal one.
         target: "current", D_q at the chain's level, or "drawn", the last finished draw (until there is one, "current").
         noise: "fresh" or "fixed", at each start of a chain. Fixed noise pulls the same way in every draw, and free points run away with it.
@@ -44,7 +45,7 @@ class PersistentMSD:
 
     Example:
         >>> normal = lambda x, sigma: x / (1 + sigma.reshape(-1, 1) ** 2)  # p = N(0, 1)
-        >>> chain = PersistentMSD(denoiser=normal, draw=ProximalDraw(steps=4, data_std=1.0, spread=5.0))
+        >>> chain = PersistentMSD(denoiser=normal, sampler=ProximalSampler(steps=4, data_std=1.0, spread=5.0))
         >>> x, rng = torch.tensor([[2.0]]), torch.Generator().manual_seed(0)
         >>> for _ in range(5):
         ...     estimate = chain(x, progress=0.0, rng=rng)
@@ -56,7 +57,7 @@ class PersistentMSD:
     adapts_to_renders: ClassVar[bool] = False
     denoiser: Denoiser
     bandwidth: Bandwidth = field(default_factory=LinearBandwidth)
-    draw: ProximalDraw = field(default_factory=lambda: ProximalDraw(steps=8, spread=5.0))
+    sampler: ProximalSampler = field(default_factory=lambda: ProximalSampler(steps=8, spread=5.0))
     exact: bool = False
     target: Literal["current", "drawn"] = "current"
     noise: NoisePolicy = "fresh"
@@ -65,18 +66,18 @@ class PersistentMSD:
     proposal: dict[str, Any] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.target not in ("current", "drawn") or self.draw.solver != "ddim":
-            raise InvalidInput(f"a chain takes DDIM steps to a current or drawn target, got {self.draw.solver!r} and {self.target!r}")
+        if self.target not in ("current", "drawn") or self.sampler.solver != "ddim":
+            raise InvalidInput(f"a chain takes DDIM steps to a current or drawn target, got {self.sampler.solver!r} and {self.target!r}")
 
     def __call__(self, x: Tensor, *, progress: float, rng: torch.Generator) -> Estimate:
         check_point(x, progress)
         counted = Counted(self.denoiser)
         bandwidth = self.bandwidth(progress, x, counted)
-        chain = self.chain or self._started(x, replace(self.draw, spread=None), bandwidth, rng)
+        chain = self.chain or self._started(x, replace(self.sampler, spread=None), bandwidth, rng)
         if chain["z"].shape != x.shape:
             raise InvalidInput(f"the chain belongs to x of shape {tuple(chain['z'].shape)}, got {tuple(x.shape)}: make a new gradient")
-        if chain["index"] == self.draw.steps:
-            chain = self._started(x, self.draw, bandwidth, rng) | {"drawn": chain["z"]}
+        if chain["index"] == self.sampler.steps:
+            chain = self._started(x, self.sampler, bandwidth, rng) | {"drawn": chain["z"]}
         z, index = chain["z"].to(x), chain["index"]
         sigma, following = chain["levels"].to(x)[index : index + 2]
         denoised = self._product(counted, x, bandwidth)(z, sigma)
@@ -102,7 +103,7 @@ class PersistentMSD:
         self.chain.clear()
         self.chain.update(state)
 
-    def _started(self, x: Tensor, draw: ProximalDraw, bandwidth: Tensor, rng: torch.Generator) -> dict[str, Any]:
+    def _started(self, x: Tensor, draw: ProximalSampler, bandwidth: Tensor, rng: torch.Generator) -> dict[str, Any]:
         levels = draw.levels(bandwidth.to(x))
         noise = normal_like(x, generator_for(self.noise, self.seed, rng))
         return {"z": x + per_item(levels[0], x) * noise, "levels": levels, "index": 0}
@@ -110,4 +111,4 @@ class PersistentMSD:
     def _product(self, denoiser: Denoiser, x: Tensor, bandwidth: Tensor) -> Denoiser:
         if self.exact:
             return ExactProduct(denoiser=denoiser, centre=x, bandwidth=bandwidth)
-        return ProximalProduct(denoiser=denoiser, centre=x, bandwidth=bandwidth, data_std=self.draw.data_std)
+        return ProximalProduct(denoiser=denoiser, centre=x, bandwidth=bandwidth, data_std=self.sampler.data_std)

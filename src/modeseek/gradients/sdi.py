@@ -18,11 +18,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from modeseek.denoiser import Counted, Denoiser
-from modeseek.errors import InvalidInput
+from modeseek.core.denoiser import Counted, Denoiser
+from modeseek.core.errors import InvalidInput
+from modeseek.core.sampling import invert
+from modeseek.core.schedules import stable_diffusion_levels
 from modeseek.gradients.base import Estimate, check_point, residual
-from modeseek.sampling import invert
-from modeseek.schedules import stable_diffusion_levels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class SDI:
         denoiser: D of the (guided) prior.
         start: sigma at progress 0.
         end: sigma at progress 1.
-        law: how sigma falls with progress: "linear", "karras", linear in sigma^(1/7), the time of the samplers, or "timestep",
+        spacing: how sigma falls with progress: "linear", "karras", linear in sigma^(1/7), the time of the samplers, or "timestep",
             linear in Stable Diffusion's timesteps, as published.
         grid: levels of the inversion: "karras", from `lowest` sigma up in Karras' spacing, or "timestep", as published: every
             1000 / steps timesteps of Stable Diffusion from t = 1, where the clean x is taken, and then sigma itself.
@@ -47,7 +47,7 @@ class SDI:
     denoiser: Denoiser
     start: float = 5.0
     end: float = 0.01
-    law: Literal["linear", "karras", "timestep"] = "linear"
+    spacing: Literal["linear", "karras", "timestep"] = "linear"
     grid: Literal["karras", "timestep"] = "karras"
     steps: int = 10
     lowest: float = 0.5
@@ -87,11 +87,11 @@ class SDI:
 
     def _level(self, progress: float) -> float:
         """sigma at a progress in [0, 1]."""
-        if self.law == "timestep":
+        if self.spacing == "timestep":
             levels = stable_diffusion_levels()
             first, last = levels.timestep(torch.tensor([self.start, self.end], dtype=torch.float64)).tolist()
             return float(levels.sigma(torch.tensor(first + (last - first) * progress, dtype=torch.float64)))
-        power = 1.0 if self.law == "linear" else 7.0
+        power = 1.0 if self.spacing == "linear" else 7.0
         low, high = self.end ** (1 / power), self.start ** (1 / power)
         return (high + (low - high) * progress) ** power
 

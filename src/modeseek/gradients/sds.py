@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from modeseek.denoiser import Counted, Denoiser, per_item
+from modeseek.core.denoiser import Counted, Denoiser, per_item
 from modeseek.gradients.base import (
     Estimate,
     NoisePolicy,
@@ -24,7 +24,7 @@ from modeseek.gradients.base import (
     normal_like,
     residual,
 )
-from modeseek.gradients.levels import NoiseLevels
+from modeseek.gradients.noise_levels import NoiseLevels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class SDS:
 
     Args:
         denoiser: D of the (guided) prior.
-        levels: law and weight of sigma.
+        levels: distribution and weight of sigma.
         samples: Monte-Carlo samples of (sigma, n) an estimate.
         noise: "fresh" or "fixed" n; sigma is always fresh.
         seed: of the fixed noise.
@@ -59,7 +59,7 @@ class SDS:
         total_weight = torch.zeros(len(x), dtype=x.dtype, device=x.device)
 
         def evaluate(copies_of_x: Tensor, copies: int) -> Tensor:
-            sigma = self.levels.draw(len(copies_of_x), rng).to(x)
+            sigma = self.levels.sample(len(copies_of_x), rng).to(x)
             noisy = copies_of_x + per_item(sigma, copies_of_x) * normal_like(copies_of_x, noise_rng)
             weight = self.levels.weigh(sigma) / sigma
             total_weight.add_(weight.reshape(copies, -1).sum(0))

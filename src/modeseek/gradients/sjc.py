@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from modeseek.denoiser import Denoiser
+from modeseek.core.denoiser import Denoiser
 from modeseek.gradients.base import NoisePolicy
-from modeseek.gradients.levels import NoiseLevels
+from modeseek.gradients.noise_levels import NoiseLevels
 from modeseek.gradients.sds import SDS
 
 

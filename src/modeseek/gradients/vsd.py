@@ -2,7 +2,7 @@ r"""Variational score distillation (Wang et al. 2023, ProlificDreamer).
 
     g = E_{sigma, n}[ w(sigma) (D_aux(x_s; sigma) - D(x_s; sigma)) / sigma ],   x_s = x + sigma n
 
-D_aux is a second denoiser, trained on the renders as they move, so that g descends KL(law of renders | p) over noise levels. On
+D_aux is a second denoiser, trained on the renders as they move, so that g descends KL(distribution of renders | p) over noise levels. On
 Stable Diffusion it is a LoRA of the prior (`prior.auxiliary`); for points it is a small network, started as a copy of the prior
 where that is a network. Estimating never learns: `adapt(x, rng)` trains D_aux, and the loop calls it after each step. Cost: two
 denoiser calls a sample (one of D_aux) and, in `adapt`, one of D_aux a training step. threestudio runs D_aux twice under a guidance
@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from modeseek.denoiser import Denoiser, per_item
+from modeseek.core.denoiser import Denoiser, per_item
 from modeseek.gradients.base import Estimate, NoisePolicy, check_point, generator_for, mean_over_samples, normal_like, residual
-from modeseek.gradients.levels import NoiseLevels
+from modeseek.gradients.noise_levels import NoiseLevels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class VSD:
         denoiser: D of the (guided) prior.
         auxiliary: D_aux, a module called `(x, sigma)` with parameters to train. It is used as it is and trained in place: give a copy
             where it is needed elsewhere.
-        levels: law and weight of sigma.
+        levels: distribution and weight of sigma.
         late_levels: those of the second half of a run (the published code lowers the highest timestep to 500); None: the same.
         samples: Monte-Carlo samples an estimate.
         noise: "fresh" or "fixed" n.
@@ -61,7 +61,7 @@ class VSD:
         self.auxiliary.eval()
 
         def evaluate(copies_of_x: Tensor, copies: int) -> Tensor:
-            sigma = levels.draw(len(copies_of_x), rng).to(x)
+            sigma = levels.sample(len(copies_of_x), rng).to(x)
             noisy = copies_of_x + per_item(sigma, copies_of_x) * normal_like(copies_of_x, noise_rng)
             weight = levels.weigh(sigma) / sigma
             total_weight.add_(weight.reshape(copies, -1).sum(0))
@@ -79,7 +79,7 @@ class VSD:
         self.auxiliary.train()
         loss = torch.zeros(())
         for _ in range(self.adapt_steps):
-            sigma = self.levels.draw(len(x), rng).to(x)
+            sigma = self.levels.sample(len(x), rng).to(x)
             noisy = x + per_item(sigma, x) * normal_like(x, rng)
             loss = (((self.auxiliary(noisy, sigma) - x) / per_item(sigma, x)) ** 2).mean()
             self.optimiser.zero_grad()

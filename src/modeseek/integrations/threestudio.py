@@ -1,11 +1,11 @@
-r"""A guidance for threestudio (Guo et al. 2023): every recipe of `modeseek.recipes` in its YAML files, as `modeseek-guidance`.
+r"""A guidance for threestudio (Guo et al. 2023): every recipe of `modeseek.distillation.recipes` in its YAML files, as `modeseek-guidance`.
 
     guidance_type: "modeseek-guidance"      in place of "stable-diffusion-guidance"; its `recipe` is "msd" unless another is named
 
 A guidance gets the render, the prompt utilities and the cameras, and returns losses; the system adds up each `loss_NAME` times its
 `lambda_NAME`. Ours is one loss with the gradient of the recipe, averaged over the batch as threestudio's are:
 
-    loss_sds = |g|^2 / (2 B),   d loss_sds / d place = g / B,   place = the latent, or the picture (`space`)
+    loss_sds = |g|^2 / (2 B),   d loss_sds / d place = g / B,   place = the latent, or the image (`space`)
 
 The denoiser is made of the text embeddings that the prompt utilities give for the cameras of the moment, so prompts for views, Perp-Neg,
 negative prompts and the cache on disk are theirs. Guidance is D_u + s (D_c - D_u); threestudio's SDS, SJC and SDI write s for our s - 1,
@@ -26,15 +26,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from modeseek.errors import InvalidInput, MissingPackage, NonFiniteError
-from modeseek.gradients.held import Held
-from modeseek.integrations.prompted import Moment, PromptedPrior, resized
+from modeseek.core.errors import InvalidInput, MissingPackage, NonFiniteError
+from modeseek.distillation.recipes import RECIPES, Recipe, build
+from modeseek.gradients.cached import CachedTarget
+from modeseek.integrations.prompt_embeddings import Moment, PromptEmbeddingPrior, resized
 from modeseek.priors.pipelines.loading import Dtype, load_prior
 from modeseek.priors.pipelines.stable_diffusion import StableDiffusion
-from modeseek.recipes import RECIPES, Recipe, build
 
 NAME = "modeseek-guidance"
-WIDE = {"draw_steps": 10, "bandwidth": (3.0, 0.3)}  # of MSD's own recipes on objects: wide enough to change one, local at the end
+WIDE = {"sampler_steps": 10, "bandwidth": (3.0, 0.3)}  # of MSD's own recipes on objects: wide enough to change one, local at the end
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Config:
         max_steps: of the trainer, for the schedules.
         space: "latent" or "image".
         refresh: steps that one estimate serves; above 1 the cameras must stay as long.
-        samples, draw_steps, bandwidth, lora_rate: as in `Recipe`.
+        samples, sampler_steps, bandwidth, lora_lr: as in `Recipe`.
         min_step_percent, max_step_percent: lowest and highest timestep over 1000.
         weighting_strategy: "sds" alone, so that threestudio's block may stay; weights belong to recipes.
         view_dependent_prompting: whether prompts follow the cameras.
@@ -70,9 +70,9 @@ class Config:
     space: str | None = None
     refresh: int = 1
     samples: int | None = None
-    draw_steps: int | None = None
+    sampler_steps: int | None = None
     bandwidth: list[float] | None = None
-    lora_rate: float | None = None
+    lora_lr: float | None = None
     min_step_percent: float | None = None
     max_step_percent: float | None = None
     weighting_strategy: str = "sds"
@@ -90,7 +90,7 @@ def recipe_of(config: Any) -> Recipe:
         InvalidInput: an unknown recipe, a weighting other than "sds", max_steps below 1, or a bandwidth that is no pair.
 
     Example:
-        >>> recipe_of(Config()).refresh, recipe_of(Config()).draw_steps, recipe_of(Config(recipe="sjc")).timesteps
+        >>> recipe_of(Config()).refresh, recipe_of(Config()).sampler_steps, recipe_of(Config(recipe="sjc")).timesteps
         (1, 10, (970, 10))
     """
     if config.recipe not in RECIPES:
@@ -103,7 +103,7 @@ def recipe_of(config: Any) -> Recipe:
     recipe = RECIPES[config.recipe]
     wide: dict[str, Any] = WIDE if recipe.method in ("msd-proximal", "msd-persistent") else {}
     recipe = replace(recipe, steps=config.max_steps, refresh=config.refresh, noise="fresh", **wide)
-    given = {name: getattr(config, name) for name in ("space", "samples", "draw_steps", "bandwidth", "lora_rate")}
+    given = {name: getattr(config, name) for name in ("space", "samples", "sampler_steps", "bandwidth", "lora_lr")}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if "bandwidth" in changes:
         changes["bandwidth"] = tuple(changes["bandwidth"])
@@ -155,12 +155,12 @@ class Guidance:
         self.prior, self.recipe, self.moment = prior, recipe, Moment()
         self.step, self.passes = 0, 0
         self.views: list[Tensor] | None = None
-        prompted = PromptedPrior(prior=prior, moment=self.moment)
+        prompted = PromptEmbeddingPrior(prior=prior, moment=self.moment)
         self.gradient: Any = build(recipe, prompted, ["the prompt of the moment"], guidance=self.cfg.guidance_scale, seed=self.cfg.seed)
-        self.held = Held(self.gradient, space=recipe.space, refresh=recipe.refresh, encode=self._encode, decode=self._decode)
+        self.cached = CachedTarget(self.gradient, space=recipe.space, refresh=recipe.refresh, encode=self._encode, decode=self._decode)
         if self.cfg.keep_state:
             learner = {"gradient": self.gradient} if hasattr(self.gradient, "adapt") else {}
-            self.kept = Kept({"held": self.held} | learner)
+            self.kept = Kept({"cached": self.cached} | learner)
 
     def update_step(self, epoch: int, global_step: int, on_load_weights: bool = False) -> None:
         """Called by the system before each step."""
@@ -195,13 +195,13 @@ class Guidance:
             the means of `residual`, `bandwidth` and `sigma` where there are such.
 
         Raises:
-            InvalidInput: embeddings of another model, latents compared as pictures, cameras that moved under a held target or a chain.
+            InvalidInput: embeddings of another model, latents compared as images, cameras that moved under a held target or a chain.
             NonFiniteError: the render or the gradient has NaN or infinite entries.
         """
         if guidance_eval:
-            raise InvalidInput(f"{NAME} makes no evaluation pictures: set freq.guidance_eval: 0")
+            raise InvalidInput(f"{NAME} makes no evaluation images: set freq.guidance_eval: 0")
         if rgb_as_latents and self.recipe.space == "image":
-            raise InvalidInput(f"recipe {self.cfg.recipe} compares pictures, but latents were rendered: give space: latent")
+            raise InvalidInput(f"recipe {self.cfg.recipe} compares images, but latents were rendered: give space: latent")
         cameras = (elevation, azimuth, camera_distances)
         self._check_views([*cameras, *(batch[name] for name in ("c2w", "fovy") if name in batch)])
         with torch.autocast(self.device.type, enabled=False):
@@ -209,7 +209,7 @@ class Guidance:
             image = rgb.float().permute(0, 3, 1, 2)
             self.moment.size, self.moment.latents = (image.shape[2], image.shape[3]), rgb_as_latents
             rng, progress = self._generator(), min(self.step / max(self.cfg.max_steps - 1, 1), 1.0)
-            found = self.held(image, slot=0, progress=progress, rng=rng)
+            found = self.cached(image, slot=0, progress=progress, rng=rng)
             gradient = found.estimate.gradient.to(found.place)
             if not bool(gradient.isfinite().all()):
                 raise NonFiniteError(f"step {self.step}: the gradient is not finite; try half_precision_weights: false")
@@ -245,7 +245,7 @@ class Guidance:
         if self.recipe.method == "msd-persistent":
             self.views = before
             raise InvalidInput("recipe msd-persistent keeps one chain for views that stay, but the cameras moved: take recipe: msd")
-        target = self.held.slots.get(0)
+        target = self.cached.slots.get(0)
         if target is not None and target["age"] < self.recipe.refresh:
             self.views = before
             raise InvalidInput(f"refresh: {self.recipe.refresh} holds a target while views stay, but the cameras moved: give refresh: 1")

@@ -7,13 +7,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from modeseek.errors import InvalidInput
+from modeseek.core.errors import InvalidInput
 
 
 def bootstrap_error(statistic: Callable[..., float], *samples: Tensor, draws: int = 100, seed: int = 0) -> float:
     """Standard error of `statistic(*samples)`: each sample (n_i, ...) is resampled along its first axis, independently of the others.
 
-    A distance between laws (Frechet's) is biased by the size of its samples, and more so resampled: take the error, not the mean, of the
+    A distance between distributions (Frechet's) is biased by the size of its samples, and more so resampled: take the error, not
+    the mean, of the
     resampled values.
 
     Example:

@@ -15,7 +15,7 @@ import math
 import torch
 from torch import Tensor
 
-from modeseek.errors import InvalidInput
+from modeseek.core.errors import InvalidInput
 
 
 def log_efficiency(estimates: Tensor, calls: float, *, oracle: Tensor | None = None) -> float:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from modeseek.errors import InvalidInput
+from modeseek.core.errors import InvalidInput
 
 
 def frechet_distance(x: Tensor, y: Tensor) -> float:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from modeseek.core.errors import InvalidInput
 from modeseek.densities import GaussianMixture
-from modeseek.errors import InvalidInput
 
 CONTOUR = 4.494
 """Depth of the outlier contour below the largest log density; 98.55 % of fractal A's mass lies inside it."""

@@ -1,4 +1,4 @@
-r"""Pictures against pictures of the same view, and point sets against point sets.
+r"""Images against images of the same view, and point sets against point sets.
 
     IoU         |A and B| / |A or B| of two silhouettes                                        (Jaccard 1901)
     PSNR        -10 log10 mean (a - b)^2, in decibels, values in [0, 1]
@@ -7,7 +7,7 @@ r"""Pictures against pictures of the same view, and point sets against point set
     F-score     harmonic mean of the shares of A within a threshold of B and of B within it of A      (Knapitsch et al. 2017)
 
 Literature has many Chamfer distances: this one is of distances, not of their squares, and a length. SSIM's windows are Gaussian, 11 wide
-with standard deviation 1.5, and lie within the picture; c1 = 0.01^2, c2 = 0.03^2; channels are averaged. Point sets are compared by brute
+with standard deviation 1.5, and lie within the image; c1 = 0.01^2, c2 = 0.03^2; channels are averaged. Point sets are compared by brute
 force, a chunk at a time: n m distances, so 10 000 points a set take about a second.
 """
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 
-from modeseek.errors import InvalidInput
+from modeseek.core.errors import InvalidInput
 
 WINDOW, DEVIATION = 11, 1.5
 C1, C2 = 0.01**2, 0.03**2
@@ -37,7 +37,7 @@ def silhouette_iou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each pair of pictures in [0, 1], (n, ..., h, w) -> (n,) decibels; infinite where they are equal.
+    """Peak signal-to-noise ratio of each pair of images in [0, 1], (n, ..., h, w) -> (n,) decibels; infinite where they are equal.
 
     Example:
         >>> psnr(torch.zeros(1, 3, 2, 2), torch.full((1, 3, 2, 2), 0.1))
@@ -48,14 +48,14 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
-    """Structural similarity of each pair of pictures in [0, 1]: (n, channels, h, w) -> (n,).
+    """Structural similarity of each pair of images in [0, 1]: (n, channels, h, w) -> (n,).
 
     Raises:
-        InvalidInput: shapes that differ, or pictures smaller than a window.
+        InvalidInput: shapes that differ, or images smaller than a window.
     """
     _alike(a, b)
     if a.ndim != 4 or min(a.shape[-2:]) < WINDOW:
-        raise InvalidInput(f"structural similarity needs pictures (n, channels, h, w) of at least {WINDOW} pixels, got {tuple(a.shape)}")
+        raise InvalidInput(f"structural similarity needs images (n, channels, h, w) of at least {WINDOW} pixels, got {tuple(a.shape)}")
     a, b = a.double(), b.double()  # variances are small differences
     mean_a, mean_b = windowed(a), windowed(b)
     variance_a, variance_b = windowed(a * a) - mean_a**2, windowed(b * b) - mean_b**2
@@ -65,13 +65,13 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     return (light * structure).flatten(1).mean(1).float()
 
 
-def windowed(pictures: Tensor) -> Tensor:
-    """Gaussian means over every window that lies within the picture: (n, c, h, w) -> (n, c, h - 10, w - 10)."""
-    offsets = torch.arange(WINDOW).to(pictures) - WINDOW // 2
+def windowed(images: Tensor) -> Tensor:
+    """Gaussian means over every window that lies within the image: (n, c, h, w) -> (n, c, h - 10, w - 10)."""
+    offsets = torch.arange(WINDOW).to(images) - WINDOW // 2
     kernel = (-(offsets**2) / (2 * DEVIATION**2)).exp()
     kernel = kernel / kernel.sum()
-    flat = pictures.flatten(0, 1)[:, None]
-    return conv2d(conv2d(flat, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))[:, 0].unflatten(0, pictures.shape[:2])
+    flat = images.flatten(0, 1)[:, None]
+    return conv2d(conv2d(flat, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))[:, 0].unflatten(0, images.shape[:2])
 
 
 def nearest(a: Tensor, b: Tensor) -> Tensor:
@@ -125,4 +125,4 @@ def on_triangles(vertices: Tensor, faces: Tensor, count: int, *, rng: torch.Gene
 
 def _alike(a: Tensor, b: Tensor) -> None:
     if a.shape != b.shape or a.ndim < 2:
-        raise InvalidInput(f"pictures must come in pairs of one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
+        raise InvalidInput(f"images must come in pairs of one shape, got {tuple(a.shape)} and {tuple(b.shape)}")

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from torch import Tensor
 
+from modeseek.core.files import write_atomically
 from modeseek.densities import GaussianMixture
-from modeseek.files import write_atomically
 
 matplotlib.use("agg")
 HALF_WIDTH = 1.5

@@ -1,56 +1,35 @@
-"""The trained networks inside the package, one recipe each; `modeseek train NAME` rebuilds any of them."""
+"""The small two-dimensional networks inside the package; `modeseek train NAME` trains any of them again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from modeseek.densities import GaussianMixture, fractal, pinwheel, spiral
-from modeseek.errors import InvalidInput
+from modeseek.core.errors import InvalidInput
 from modeseek.priors.energy import EnergyNet, load_energy_net
-from modeseek.priors.training import TrainingConfig
 
 ASSETS = Path(__file__).parent.parent / "assets"
+NAMES = ("fractal-a", "fractal-a-weak", "fractal-ab-weak", "spiral", "pinwheel")
+"""The weak ones guide `fractal-a`: autoguidance (class A) and classifier-free guidance (both classes)."""
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """A density and how its network is trained."""
-
-    density: Callable[[], GaussianMixture]
-    config: TrainingConfig
-
-
-RECIPES = {
-    "fractal-a": Recipe(lambda: fractal("A"), TrainingConfig()),
-    "fractal-a-weak": Recipe(lambda: fractal("A"), TrainingConfig(hidden=32, iterations=512)),
-    "fractal-ab-weak": Recipe(lambda: fractal("AB"), TrainingConfig(hidden=32, iterations=512)),
-    "spiral": Recipe(spiral, TrainingConfig()),
-    "pinwheel": Recipe(pinwheel, TrainingConfig()),
-}
-"""Name -> recipe. The weak ones guide `fractal-a`: autoguidance (class A) and classifier-free guidance (both classes)."""
-
-
-def recipe(name: str) -> Recipe:
-    """The recipe called `name`.
+def check_name(name: str) -> str:
+    """The name itself.
 
     Raises:
-        InvalidInput: no such network; the message lists those there are.
+        InvalidInput: no network has it; the message lists the names.
     """
-    if name not in RECIPES:
-        raise InvalidInput(f"no embedded network is called {name!r}: choose {', '.join(RECIPES)}")
-    return RECIPES[name]
+    if name not in NAMES:
+        raise InvalidInput(f"no embedded network is called {name!r}: choose {', '.join(NAMES)}")
+    return name
 
 
 @cache
 def embedded(name: str) -> EnergyNet:
-    """The trained network called `name`, frozen: a `Denoiser` over points in R^2.
+    """Load the embedded network called `name`, frozen: a `Denoiser` of points in R^2.
 
     Example:
         >>> sum(weight.numel() for weight in embedded("spiral").parameters())
         16641
     """
-    recipe(name)
-    return load_energy_net(ASSETS / f"{name}.safetensors")
+    return load_energy_net(ASSETS / f"{check_name(name)}.safetensors")

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, normalize, silu
 
-from modeseek.denoiser import as_sigma
-from modeseek.errors import InvalidInput, WeightsError
-from modeseek.files import read_tensors, write_tensors
+from modeseek.core.denoiser import as_sigma
+from modeseek.core.errors import InvalidInput, WeightsError
+from modeseek.core.files import read_tensors, write_tensors
 
 KIND = "energy-net"
 

@@ -1,6 +1,6 @@
-r"""Pictures as coordinate networks: f(p; theta) -> RGB for p in the unit square (paper, section 4.4, "text-to-2D").
+r"""Images as coordinate networks: f(p; theta) -> RGB for p in the unit square (paper, section 4.4, "text-to-2D").
 
-    picture = sigmoid( W_n h_n + b_n ),   h_0 = features(p),   h_{i+1} = activation(W_i h_i + b_i)
+    image = sigmoid( W_n h_n + b_n ),   h_0 = features(p),   h_{i+1} = activation(W_i h_i + b_i)
 
     encoding   features of p                                 activation     weights
     fourier    sin, cos of 2 pi B p, B ~ N(0, scale^2)       SiLU           N(0, 2/fan_in)                           Tancik et al. 2020
@@ -9,7 +9,7 @@ r"""Pictures as coordinate networks: f(p; theta) -> RGB for p in the unit square
 The paper says that f takes p in [0, 1]^2 to RGB in [0, 1]^3, is trained by AdamW at 1e-2 for 400 steps, and why it is no grid of pixels:
 the exact gradient step, setting x to a denoised latent, must not be open to it. Encoding, width, depth and the sigmoid are ours.
 
-Measured on a smooth 64 x 64 picture, Adam at 1e-2: 43 dB after 100 steps, 53 dB after 400 (8 ms a step and seed on one CPU core). SIREN
+Measured on a smooth 64 x 64 image, Adam at 1e-2: 43 dB after 100 steps, 53 dB after 400 (8 ms a step and seed on one CPU core). SIREN
 is as good at 3e-3 and does not survive 1e-2 with three layers.
 
 Many seeds are one batch: weights are (seeds, in, out), a layer is one batched product, and since neither the loss nor an elementwise
@@ -27,7 +27,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from modeseek.errors import InvalidInput
+from modeseek.core.errors import InvalidInput
 from modeseek.representations.pixels import per_seed
 
 SIREN_FREQUENCY = 30.0  # omega_0 of Sitzmann et al., section 3.2
@@ -45,7 +45,7 @@ class CoordinateMLP(nn.Module):
         hidden: width of the hidden layers.
         layers: their number.
         frequencies: Fourier frequencies; the features are twice as many.
-        scale: standard deviation of B, in periods across the picture.
+        scale: standard deviation of B, in periods across the image.
 
     Raises:
         InvalidInput: no seeds, an unknown encoding, or a size, width or number below 1.

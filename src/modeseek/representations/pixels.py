@@ -1,6 +1,6 @@
-"""Free pictures and free latents: as many parameters as values, the ceiling of what a representation can show.
+"""Free images and free latents: as many parameters as values, the ceiling of what a representation can show.
 
-    Pixels     picture = sigmoid(theta), so that it stays in [0, 1]
+    Pixels     image = sigmoid(theta), so that it stays in [0, 1]
     Latents    x = theta, handed to the gradient without an encoder
 
 Neither constrains where the gradient leads: with a rate that goes to the target each becomes the target itself (the paper takes a
@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from modeseek.errors import InvalidInput
+from modeseek.core.errors import InvalidInput
 
 
 def per_seed(seeds: Sequence[int], draw: Callable[[torch.Generator], Tensor]) -> Tensor:
@@ -30,13 +30,13 @@ def per_seed(seeds: Sequence[int], draw: Callable[[torch.Generator], Tensor]) ->
 
 
 class Pixels(nn.Module):
-    """Free pictures, sigmoid(theta) with theta ~ N(logit(grey), noise^2): forward gives (seeds, 3, height, width) in [0, 1].
+    """Free images, sigmoid(theta) with theta ~ N(logit(grey), noise^2): forward gives (seeds, 3, height, width) in [0, 1].
 
     Args:
         seeds: one an object.
         size: (height, width).
         grey: the level that the noise is around, in (0, 1).
-        noise: standard deviation of theta, about four times that of the picture; 0 starts all objects from the same grey.
+        noise: standard deviation of theta, about four times that of the image; 0 starts all objects from the same grey.
 
     Example:
         >>> Pixels([0, 1], size=(8, 8), noise=0.0)().mean((1, 2, 3))
@@ -46,7 +46,7 @@ class Pixels(nn.Module):
     def __init__(self, seeds: Sequence[int], *, size: tuple[int, int], grey: float = 0.5, noise: float = 0.4) -> None:
         super().__init__()
         if min(size) < 1 or not 0 < grey < 1 or noise < 0:
-            raise InvalidInput(f"pictures need a positive size, 0 < grey < 1 and noise >= 0, got {size}, {grey} and {noise}")
+            raise InvalidInput(f"images need a positive size, 0 < grey < 1 and noise >= 0, got {size}, {grey} and {noise}")
         start = per_seed(seeds, lambda rng: torch.randn(3, *size, generator=rng))
         self.theta = nn.Parameter(torch.tensor(grey).logit() + noise * start)
 

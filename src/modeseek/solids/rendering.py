@@ -1,11 +1,11 @@
-r"""Pictures of the solids by sphere tracing (Hart 1996), and the cameras that a view stands for.
+r"""Images of the solids by sphere tracing (Hart 1996), and the cameras that a view stands for.
 
 Cameras orbit the origin, z up: azimuth 0 looks at the front (+x), 90 at the left side, elevation from the horizon, both in degrees.
 Shading is Lambertian with one light fixed in the world, from the front, left and above, so that front and back of symmetric solids differ:
 
     colour = albedo (ambient + (1 - ambient) max(0, normal . light))
 
-A picture is linear in the palette: with several rays a pixel, pixel = sum over slots of W_slot albedo_slot + W_background background.
+A image is linear in the palette: with several rays a pixel, pixel = sum over slots of W_slot albedo_slot + W_background background.
 `trace` returns the weights W, from which any colouring of a geometry is one product (`colour`).
 """
 
@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from modeseek.solids.captions import BACKGROUNDS, COLOURS, Scene
 from modeseek.solids.shapes import FIXED_COLOURS, SLOTS, Solid, solid
-from modeseek.solids.words import BACKGROUNDS, COLOURS, Scene
 
 FIELD_OF_VIEW = 40.0  # degrees, whole angle
 DISTANCE = 3.2
@@ -124,11 +124,11 @@ def palette(scene: Scene) -> Tensor:
 
 
 def colour(weights: Tensor, palettes: Tensor) -> Tensor:
-    """Pictures from weights (n, slots + 1, h, w) and palettes (n, slots + 1, 3): (n, 3, h, w) in [0, 1]."""
+    """Images from weights (n, slots + 1, h, w) and palettes (n, slots + 1, 3): (n, 3, h, w) in [0, 1]."""
     return torch.einsum("nshw,nsc->nchw", weights, palettes).clamp(0, 1)
 
 
 def render(scene: Scene, cameras: Cameras, *, size: int = 64, samples: int = 2) -> Tensor:
-    """Pictures of one scene from many cameras: (n, 3, size, size) in [0, 1]."""
+    """Images of one scene from many cameras: (n, 3, size, size) in [0, 1]."""
     weights = trace(solid(scene.structure), cameras, size=size, samples=samples)
     return colour(weights, palette(scene).expand(len(weights), -1, -1))

@@ -1,6 +1,7 @@
-"""What the embedded prior's world is scored with: an attribute judge, and the features of the image-text model.
+"""What the embedded prior's world is scored with: an attribute classifier, and the features of the image-text model.
 
-The numbers are called `judge`, `frechet-solids` and `similarity-solids`: these small networks are no Inception and no CLIP ViT-L/14, and
+The numbers are called `classifier`, `frechet-solids` and `similarity-solids`: these small networks are no Inception and no CLIP
+ViT-L/14, and
 no figure of theirs compares with published FID or CLIP scores.
 """
 
@@ -14,20 +15,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from modeseek.errors import InvalidInput
-from modeseek.files import read_tensors
-from modeseek.priors.pipelines.components import quiet_libraries
-from modeseek.solids.data import ATTRIBUTES, labels
-from modeseek.solids.export import JUDGE_KIND
-from modeseek.solids.networks import Judge
-from modeseek.solids.text import tokenizer
-from modeseek.solids.words import parse
+from modeseek.core.errors import InvalidInput
+from modeseek.core.files import read_tensors
+from modeseek.core.libraries import quiet_libraries
+from modeseek.solids.attributes import ATTRIBUTES, CLASSIFIER_KIND, AttributeClassifier, labels
+from modeseek.solids.captions import parse
+from modeseek.solids.tokenizer import tokenizer
 
 ASSETS = Path(__file__).parent.parent / "assets" / "solids"
 
 
 class Scorer:
-    """Judge, image features and image-text similarity, on pictures (n, 3, 64, 64) in [0, 1].
+    """Judge, image features and image-text similarity, on images (n, 3, 64, 64) in [0, 1].
 
     Args:
         folder: of the pipeline; the package's own by default.
@@ -36,9 +35,9 @@ class Scorer:
     def __init__(self, folder: Path = ASSETS) -> None:
         from transformers import CLIPModel
 
-        self.judge = Judge()
-        self.judge.load_state_dict(read_tensors(folder / "judge.safetensors", kind=JUDGE_KIND)[0])
-        self.judge.float().eval().requires_grad_(False)
+        self.classifier = AttributeClassifier()
+        self.classifier.load_state_dict(read_tensors(folder / "judge.safetensors", kind=CLASSIFIER_KIND)[0])
+        self.classifier.float().eval().requires_grad_(False)
         with quiet_libraries():
             self.clip = CLIPModel.from_pretrained(folder / "clip", local_files_only=True).float().eval().requires_grad_(False)
         self.tokens = tokenizer()
@@ -51,19 +50,19 @@ class Scorer:
 
     @torch.no_grad()
     def similarity(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Cosine of each picture's and its prompt's feature: (n,)."""
+        """Cosine of each image's and its prompt's feature: (n,)."""
         ids = self.tokens(list(prompts), padding="max_length", return_tensors="pt").input_ids
         text = self.clip.text_projection(self.clip.text_model(input_ids=ids).pooler_output)
         return (normalize(self.features(images), dim=1) * normalize(text, dim=1)).sum(1)
 
     def agreement(self, images: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """Whether the judge sees what each prompt says, attribute by attribute: (n,) of 0, 1, or NaN where the prompt is silent.
+        """Whether the classifier sees what each prompt says, attribute by attribute: (n,) of 0, 1, or NaN where the prompt is silent.
 
         "all" is every attribute the prompt names but the view.
         """
         if len(images) != len(prompts):
-            raise InvalidInput(f"one prompt a picture needed, got {len(images)} pictures and {len(prompts)} prompts")
-        seen = self.judge.attributes(images.clamp(0, 1))
+            raise InvalidInput(f"one prompt a image needed, got {len(images)} images and {len(prompts)} prompts")
+        seen = self.classifier.attributes(images.clamp(0, 1))
         wanted = torch.tensor([_wanted(prompt) for prompt in prompts])
         right = torch.where(wanted < 0, torch.nan, (seen == wanted).float())
         found = dict(zip(ATTRIBUTES, right.T, strict=True))

@@ -18,8 +18,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from modeseek.errors import InvalidInput
-from modeseek.solids.words import BASES, COMPOSITES, SHAPES
+from modeseek.core.errors import InvalidInput
+from modeseek.solids.captions import BASES, COMPOSITES, SHAPES
 
 FIXED_COLOURS = {
     "dark": (0.12, 0.12, 0.14),

@@ -1,11 +1,11 @@
 r"""An image prior made of a diffusers pipeline: four parts, one for each thing that differs between models.
 
     family      how prompts become inputs of the network, and how the network is called
-    view        network -> D: what it predicts, and at which noise levels        (`levels`, on the views of `modeseek.denoiser`)
-    codec       picture <-> x                                                    (`codecs`)
+    view        network -> D: what it predicts, and at which noise levels        (`levels`, on the views of `modeseek.core.denoiser`)
+    codec       image <-> x                                                    (`codecs`)
     sizes       event, image_size, sigmas, data_std
 
-Prompts are encoded once, when a denoiser is made. Classifier-free guidance (`modeseek.guidance`) asks the network once, on the
+Prompts are encoded once, when a denoiser is made. Classifier-free guidance (`modeseek.core.guidance`) asks the network once, on the
 concatenated batch [D_c, D_u], and on D_c's half alone where nothing is guided. x keeps its own dtype: only what enters the network is
 cast to the network's, so states and noise levels stay float32 beside a bfloat16 network. Gradients never flow through the network.
 """
@@ -20,11 +20,11 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from modeseek.denoiser import Denoiser, Network
-from modeseek.errors import InvalidInput, OutOfMemory
-from modeseek.guidance import EVERYWHERE, GuidedPair, check_guidance
+from modeseek.core.denoiser import Denoiser, Network
+from modeseek.core.errors import InvalidInput, OutOfMemory
+from modeseek.core.guidance import EVERYWHERE, GuidedPair, check_guidance
+from modeseek.core.libraries import quiet_libraries
 from modeseek.priors.pipelines.codecs import Codec
-from modeseek.priors.pipelines.components import quiet_libraries
 from modeseek.priors.pipelines.lora import LowRankAuxiliary
 
 Conditions = dict[str, Tensor]
@@ -70,7 +70,7 @@ class PipelinePrior:
 
     `pipeline` is diffusers' own object, open to its switches: `prior.pipeline.enable_attention_slicing()`, `.enable_model_cpu_offload()`,
     `.vae.enable_tiling()`, `prior.pipeline.unet = torch.compile(prior.pipeline.unet)`. `dataclasses.replace(prior, data_std=0.8)` makes a
-    variant. Attributes and methods are those of `modeseek.priors.images.ImagePrior`.
+    variant. Attributes and methods are those of `modeseek.priors.base.ImagePrior`.
     """
 
     pipeline: Any = field(repr=False)
@@ -121,15 +121,15 @@ class PipelinePrior:
         """(batch, 3, height, width) in [0, 1] -> x, differentiable; the posterior's mean, or a draw of it where `rng` is given."""
         if image.shape[1:] != (3, *self.image_size):
             height, width = self.image_size
-            words = f"this prior encodes pictures (batch, 3, {height}, {width}), got {tuple(image.shape)}"
+            words = f"this prior encodes images (batch, 3, {height}, {width}), got {tuple(image.shape)}"
             raise InvalidInput(f"{words}; resize them, or load it with image_size=")
-        with memory_advice(f"encoding {len(image)} pictures of {self.image_size[0]} x {self.image_size[1]}"):
+        with memory_advice(f"encoding {len(image)} images of {self.image_size[0]} x {self.image_size[1]}"):
             return self.codec.encode(image.to(self.device), rng)
 
     def decode(self, x: Tensor) -> Tensor:
         """x -> (batch, 3, height, width), about [0, 1], differentiable, not clamped."""
         self._check(x)
-        with memory_advice(f"decoding {len(x)} pictures of {self.image_size[0]} x {self.image_size[1]}"):
+        with memory_advice(f"decoding {len(x)} images of {self.image_size[0]} x {self.image_size[1]}"):
             return self.codec.decode(x)
 
     def auxiliary(self, prompts: Sequence[str], *, rank: int = 4, seed: int = 0) -> nn.Module:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modeseek.errors import InvalidInput
+from modeseek.core.errors import InvalidInput
 from modeseek.priors.pipelines.base import Conditions, GuidanceKind
 from modeseek.priors.pipelines.stable_diffusion import ATTENTION
 

@@ -1,7 +1,7 @@
-r"""From pictures in [0, 1] to x and back: through an autoencoder, or by a shift for models that live in pixels.
+r"""From images in [0, 1] to x and back: through an autoencoder, or by a shift for models that live in pixels.
 
-    latent      x = (z - shift) scale,   z ~ N(mean(picture), std(picture)^2), the autoencoder's posterior
-    pixel       x = 2 picture - 1
+    latent      x = (z - shift) scale,   z ~ N(mean(image), std(image)^2), the autoencoder's posterior
+    pixel       x = 2 image - 1
 
 The scale and shift are the autoencoder's own (Rombach et al. 2022: 0.18215 brings Stable Diffusion's latents to unit size). It runs in
 its own dtype, which for SDXL must not be float16 (its activations overflow); results come back in the caller's.
@@ -15,11 +15,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from modeseek.errors import InvalidInput
+from modeseek.core.errors import InvalidInput
 
 
 class Codec(Protocol):
-    """Pictures (batch, 3, height, width) in [0, 1] to x and back, both differentiable."""
+    """Images (batch, 3, height, width) in [0, 1] to x and back, both differentiable."""
 
     def encode(self, image: Tensor, rng: torch.Generator | None) -> Tensor: ...
     def decode(self, x: Tensor) -> Tensor: ...
@@ -57,7 +57,7 @@ class LatentCodec:
 
 @dataclass(frozen=True)
 class PixelCodec:
-    """x is the picture in [-1, 1]; a model of grey pictures sees the mean of the colours and shows three equal ones."""
+    """x is the image in [-1, 1]; a model of grey images sees the mean of the colours and shows three equal ones."""
 
     channels: int
 

@@ -6,15 +6,13 @@ merely log it; here that is an error.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import nn
 
-from modeseek.errors import InvalidInput, MissingPackage, WeightsError
+from modeseek.core.errors import InvalidInput, WeightsError
 
 VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
 NETWORKS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
@@ -86,36 +84,3 @@ def check_others(folder: Path, index: dict[str, Any]) -> None:
             raise WeightsError(f"{folder / name} is missing: the download may be incomplete; fetch it again (download=True)")
         if name.startswith("tokenizer") and not any((folder / name / file).is_file() for file in VOCABULARIES):
             raise WeightsError(f"{folder / name} holds no vocabulary ({', '.join(VOCABULARIES)}); fetch it again (download=True)")
-
-
-@contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """diffusers and transformers without progress bars and log lines: what matters is raised or warned of here.
-
-    Raises:
-        MissingPackage: one of them cannot be imported.
-    """
-    try:
-        from transformers.utils import logging as transformers_logging  # isort: skip
-
-        level = transformers_logging.get_verbosity()
-        transformers_logging.set_verbosity_error()  # before diffusers, whose import makes it talk
-        from diffusers.utils import logging as diffusers_logging
-    except (ImportError, RuntimeError) as error:  # a torchvision of another build raises RuntimeError
-        words = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise MissingPackage(
-            f"diffusers cannot be imported ({words}); pip install modeseek, and remove a torchvision not made for this torch"
-        ) from error
-    libraries = [(transformers_logging, level), (diffusers_logging, diffusers_logging.get_verbosity())]
-    bars = [(library, library.is_progress_bar_enabled()) for library, _ in libraries]
-    try:
-        for library, _ in libraries:
-            library.set_verbosity_error()
-            library.disable_progress_bar()
-        yield
-    finally:
-        for library, level in libraries:
-            library.set_verbosity(level)
-        for library, enabled in bars:
-            if enabled:
-                library.enable_progress_bar()

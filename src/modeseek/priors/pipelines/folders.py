@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from modeseek.errors import InvalidInput, WeightsError
+from modeseek.core.errors import InvalidInput, WeightsError
 
 MODEL_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 REMOVED = {f"stabilityai/stable-diffusion-{name}": f"sd2-community/stable-diffusion-{name}" for name in ("2", "2-base", "2-1", "2-1-base")}

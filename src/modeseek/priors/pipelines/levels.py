@@ -1,4 +1,4 @@
-r"""What a pipeline's scheduler says about its network: which view of `modeseek.denoiser` fits, and the noise levels it was trained at.
+r"""What a pipeline's scheduler says about its network: which view of `modeseek.core.denoiser` fits, and the noise levels it was trained at.
 
     discrete    z = a y + b n, sigma_t = sqrt((1 - alphabar_t)/alphabar_t), eps, v or x0       Stable Diffusion, SDXL, DiT, pixels
     flow        z = (1-t) y + t n, sigma = t/(1-t)                                             Stable Diffusion 3, Flux
@@ -15,8 +15,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from modeseek.denoiser import Denoiser, DiscreteLevels, Flow, Network, VariancePreserving
-from modeseek.errors import InvalidInput
+from modeseek.core.denoiser import Denoiser, DiscreteLevels, Flow, Network, VariancePreserving
+from modeseek.core.errors import InvalidInput
 
 View = Callable[[Network], Denoiser]
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}

@@ -15,11 +15,12 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from modeseek.errors import InvalidInput, WeightsError
+from modeseek.core.errors import InvalidInput, WeightsError
+from modeseek.core.libraries import quiet_libraries
 from modeseek.priors.pipelines.base import PipelinePrior, memory_advice
 from modeseek.priors.pipelines.classes import ClassConditional, Unconditional, class_names
 from modeseek.priors.pipelines.codecs import LatentCodec, PixelCodec
-from modeseek.priors.pipelines.components import check_others, load_networks, quiet_libraries
+from modeseek.priors.pipelines.components import check_others, load_networks
 from modeseek.priors.pipelines.flow import Flux, StableDiffusion3
 from modeseek.priors.pipelines.folders import LEFT_OUT, locate, read_index
 from modeseek.priors.pipelines.levels import discrete_view, flow_view
@@ -140,8 +141,8 @@ class Model:
     device: torch.device
     asked_size: tuple[int, int] | None
 
-    def picture(self, own: tuple[int, int], multiple: int) -> tuple[int, int]:
-        """The picture's size: the one asked for, else the model's own."""
+    def image(self, own: tuple[int, int], multiple: int) -> tuple[int, int]:
+        """The image's size: the one asked for, else the model's own."""
         height, width = self.asked_size or own
         if height < multiple or width < multiple or height % multiple or width % multiple:
             raise InvalidInput(f"image_size must be multiples of {multiple} for this model, got {(height, width)}")
@@ -149,7 +150,7 @@ class Model:
 
     @property
     def factor(self) -> int:
-        """Pixels of a picture to one of its latent, along one side."""
+        """Pixels of a image to one of its latent, along one side."""
         return 2 ** (len(self.pipeline.vae.config.block_out_channels) - 1)
 
     def prior(self, family: Any, view: Any, channels: int, image_size: tuple[int, int]) -> PipelinePrior:
@@ -164,7 +165,7 @@ class Model:
             event=(channels, image_size[0] // factor, image_size[1] // factor),
             image_size=image_size,
             sigmas=view[1],
-            data_std=1.0 if latent else 0.5,  # the autoencoder's scale brings latents to 1; pictures in [-1, 1] have about 0.5
+            data_std=1.0 if latent else 0.5,  # the autoencoder's scale brings latents to 1; images in [-1, 1] have about 0.5
             device=self.device,
         )
 
@@ -177,28 +178,28 @@ def side(size: int | tuple[int, int], factor: int = 1) -> tuple[int, int]:
 
 def _stable_diffusion(model: Model) -> PipelinePrior:
     config = model.pipeline.unet.config
-    size = model.picture(side(config.sample_size, model.factor), model.factor)
+    size = model.image(side(config.sample_size, model.factor), model.factor)
     family = StableDiffusion(pipeline=model.pipeline, device=model.device)
     return model.prior(family, discrete_view(model.pipeline.scheduler), config.in_channels, size)
 
 
 def _sdxl(model: Model) -> PipelinePrior:
     config = model.pipeline.unet.config
-    size = model.picture(side(config.sample_size, model.factor), model.factor)
+    size = model.image(side(config.sample_size, model.factor), model.factor)
     family = StableDiffusionXL(pipeline=model.pipeline, device=model.device, image_size=size)
     return model.prior(family, discrete_view(model.pipeline.scheduler), config.in_channels, size)
 
 
 def _sd3(model: Model) -> PipelinePrior:
     config = model.pipeline.transformer.config
-    size = model.picture(side(config.sample_size, model.factor), model.factor * config.patch_size)
+    size = model.image(side(config.sample_size, model.factor), model.factor * config.patch_size)
     family = StableDiffusion3(pipeline=model.pipeline, device=model.device)
     return model.prior(family, flow_view(model.pipeline.scheduler), config.in_channels, size)
 
 
 def _flux(model: Model) -> PipelinePrior:
     config = model.pipeline.transformer.config
-    size = model.picture(side(model.pipeline.default_sample_size, model.factor), 2 * model.factor)
+    size = model.image(side(model.pipeline.default_sample_size, model.factor), 2 * model.factor)
     distilled = bool(config.guidance_embeds)
     guidance: Any = "embedded" if distilled else "classifier-free"
     family = Flux(pipeline=model.pipeline, device=model.device, tokens=512 if distilled else 256, guidance=guidance)
@@ -209,7 +210,7 @@ def _dit(model: Model) -> PipelinePrior:
     config = model.pipeline.transformer.config
     own = side(config.sample_size, model.factor)
     if model.asked_size not in (None, own):
-        raise InvalidInput(f"DiT's pictures have one size, {own}: image_size={model.asked_size} is not possible")
+        raise InvalidInput(f"DiT's images have one size, {own}: image_size={model.asked_size} is not possible")
     count = config.num_embeds_ada_norm
     names = class_names(model.index.get("id2label") or {})
     family = ClassConditional(
@@ -226,7 +227,7 @@ def _dit(model: Model) -> PipelinePrior:
 
 def _pixels(model: Model) -> PipelinePrior:
     unet = model.pipeline.unet
-    size = model.picture(side(unet.config.sample_size), 2 ** (len(unet.config.block_out_channels) - 1))
+    size = model.image(side(unet.config.sample_size), 2 ** (len(unet.config.block_out_channels) - 1))
     family: Any = Unconditional(pipeline=model.pipeline, device=model.device)
     table = getattr(unet, "class_embedding", None)
     if isinstance(table, nn.Embedding):

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modeseek.denoiser import Denoiser
-from modeseek.errors import InvalidInput, MissingPackage
+from modeseek.core.denoiser import Denoiser
+from modeseek.core.errors import InvalidInput, MissingPackage
 
 
 class LowRankAuxiliary(nn.Module):

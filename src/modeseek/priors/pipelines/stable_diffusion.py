@@ -1,6 +1,6 @@
 """Stable Diffusion 1.x and 2.x (Rombach et al. 2022) and SDXL (Podell et al. 2023): a UNet that attends to the prompt's tokens.
 
-Both are classifier-free guided. SDXL has two text encoders, their pooled text, and the picture's size and crop as further inputs; its
+Both are classifier-free guided. SDXL has two text encoders, their pooled text, and the image's size and crop as further inputs; its
 empty negative prompt is a zero embedding where the pipeline says so (`force_zeros_for_empty_prompt`), as in diffusers.
 """
 
@@ -51,7 +51,7 @@ class StableDiffusion:
 
 @dataclass(frozen=True, kw_only=True)
 class StableDiffusionXL:
-    """Inputs and calls of SDXL's UNet, its size conditioning set to whole pictures of `image_size`."""
+    """Inputs and calls of SDXL's UNet, its size conditioning set to whole images of `image_size`."""
 
     pipeline: Any
     device: torch.device

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from modeseek.errors import InvalidInput, PromptCut
+from modeseek.core.errors import InvalidInput, PromptCut
 
 
 def check_prompts(prompts: Sequence[str], *readers: tuple[Any, int]) -> list[str]:

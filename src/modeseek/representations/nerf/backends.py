@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from modeseek.errors import InvalidInput, MissingPackage
+from modeseek.core.errors import InvalidInput, MissingPackage
 from modeseek.representations.nerf.hashgrid import HashGrid, HashGridSettings
 
 Backend = Literal["torch", "tcnn"]

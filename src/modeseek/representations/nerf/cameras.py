@@ -1,4 +1,4 @@
-r"""Cameras around the origin, the law they are drawn from, their rays, and the words for where they stand.
+r"""Cameras around the origin, the distribution they are drawn from, their rays, and the words for where they stand.
 
     eye = distance (cos e cos a, cos e sin a, sin e)          z up; azimuth a = 0 is the front, +x; elevation e; degrees
     ray(row, column) = eye + t unit(-back + u right - v up)   u, v = +-tan(fov / 2) at the edges, pixels at their centres
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from modeseek.errors import InvalidInput
+from modeseek.core.errors import InvalidInput
 
 VIEWS = ("front", "side", "back", "overhead")
 PARTS = ("eye", "target", "up", "fov", "azimuth", "elevation", "distance")  # the tensors of `Cameras`
@@ -47,7 +47,7 @@ class Cameras:
     Attributes:
         eye: (n, 3).
         target: (n, 3) looked at.
-        up: (n, 3) upwards in the picture, roughly.
+        up: (n, 3) upwards in the image, roughly.
         fov: (n,) vertical field of view, degrees.
         azimuth, elevation, distance: (n,) where they were meant to stand.
         names: the word for each view.
@@ -94,7 +94,7 @@ class Cameras:
         az, el = a.deg2rad(), e.deg2rad()
         eye = d[:, None] * torch.stack([el.cos() * az.cos(), el.cos() * az.sin(), el.sin()], 1)
         names = tuple(view_name(float(x), float(y), front=front, overhead=overhead) for x, y in zip(a, e, strict=True))
-        # straight above or below, z is along the ray: upwards is then away from the front of the picture
+        # straight above or below, z is along the ray: upwards is then away from the front of the image
         steep = (el.cos() < 1e-4)[:, None]
         level = torch.stack([-az.cos() * el.sin().sign(), -az.sin() * el.sin().sign(), torch.zeros_like(az)], 1)
         up = torch.where(steep, level, eye.new_tensor([0.0, 0.0, 1.0]))
@@ -141,7 +141,7 @@ class Cameras:
 
 @dataclass(frozen=True, kw_only=True)
 class Ranges:
-    """The law of random cameras; the defaults are threestudio's for text-to-3-D with Stable Diffusion.
+    """The distribution of random cameras; the defaults are threestudio's for text-to-3-D with Stable Diffusion.
 
     Args:
         azimuth, elevation, fov: lowest and highest, degrees.
@@ -211,17 +211,19 @@ class Ranges:
         )
 
 
-def draw(laws: Sequence[Ranges], count: int, *, rng: torch.Generator) -> Cameras:
-    """Random cameras of several laws, in turn from a random one on, so that every `len(laws)` views hold one of each.
+def draw(distributions: Sequence[Ranges], count: int, *, rng: torch.Generator) -> Cameras:
+    """Random cameras of several distributions, in turn from a random one on, so that every `len(distributions)` views hold one of each.
 
     Raises:
-        InvalidInput: no law, or fewer views than one.
+        InvalidInput: no distribution, or fewer views than one.
     """
-    if count < 1 or len(laws) == 0:
-        raise InvalidInput(f"cameras are drawn from at least one law and at least one at a time, got {len(laws)} laws and {count} views")
-    if len(laws) == 1:
-        return laws[0].draw(count, rng=rng)
-    first = int(torch.randint(len(laws), (), generator=rng))
-    drawn = [laws[(first + k) % len(laws)].draw(1, rng=rng) for k in range(count)]
+    if count < 1 or len(distributions) == 0:
+        raise InvalidInput(
+            f"at least one camera distribution and one view are needed, got {len(distributions)} distributions and {count} views"
+        )
+    if len(distributions) == 1:
+        return distributions[0].draw(count, rng=rng)
+    first = int(torch.randint(len(distributions), (), generator=rng))
+    drawn = [distributions[(first + k) % len(distributions)].draw(1, rng=rng) for k in range(count)]
     parts = {part: torch.cat([getattr(one, part) for one in drawn]) for part in PARTS}
     return Cameras(**parts, names=tuple(name for one in drawn for name in one.names))

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize, softplus
 
-from modeseek.errors import InvalidInput
+from modeseek.core.errors import InvalidInput
 from modeseek.representations.nerf.backends import Backend, encoding
 from modeseek.representations.nerf.hashgrid import HashGridSettings
 
@@ -157,7 +157,7 @@ class Field(nn.Module):
 
 
 def perceptron(widths: list[int], rng: torch.Generator) -> nn.Sequential:
-    """ReLU layers without biases, weights uniform within sqrt(1 / inputs) (PyTorch's own law), from `rng`."""
+    """ReLU layers without biases, weights uniform within sqrt(1 / inputs) (PyTorch's own distribution), from `rng`."""
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(widths):
         layer = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=False)

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modeseek.errors import InvalidInput
+from modeseek.core.errors import InvalidInput
 
 PRIMES = (1, 2654435761, 805459861)
 

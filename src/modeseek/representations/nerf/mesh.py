@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from modeseek.errors import InvalidInput, MissingPackage
-from modeseek.files import write_atomically
+from modeseek.core.errors import InvalidInput, MissingPackage
+from modeseek.core.files import write_atomically
 from modeseek.representations.nerf.field import Volume
 
 FORMATS = (".glb", ".obj", ".ply")

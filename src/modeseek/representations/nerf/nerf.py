@@ -1,15 +1,15 @@
-r"""A neural radiance field as a representation: forward gives pictures (views, 3, h, w) in [0, 1] from random cameras.
+r"""A neural radiance field as a representation: forward gives images (views, 3, h, w) in [0, 1] from random cameras.
 
     forward()  while training      draws cameras, a look and the rays' places for this call, updates the occupancy grid when it is due,
-                                   renders, attaches the regularisers to the picture, counts the call
+                                   renders, attaches the regularisers to the image, counts the call
     forward()  otherwise           the cameras of the last call again, rays through the middle of their intervals, nothing counted
 
-"Training" is `module.training` with gradients recorded, so pictures taken under `no_grad` between two steps change nothing. Everything
+"Training" is `module.training` with gradients recorded, so images taken under `no_grad` between two steps change nothing. Everything
 random in a call comes from generators seeded by (seed, what for, number of the call): the state is the number of calls, beside the
 parameters and the occupancy grid, and a run that is resumed goes on to the same bits (on CUDA, scatters add in any order: ask PyTorch for
 deterministic algorithms). `cameras` are those of the last call; their `names` extend the prompt.
 
-With several `ranks` each renders its share of the views of a call, and every one has all pictures; all the rest is the same everywhere.
+With several `ranks` each renders its share of the views of a call, and every one has all images; all the rest is the same everywhere.
 
 A loop that takes several passes a step (`accumulate`) or keeps a target for several steps (`refresh`) must see the same cameras whenever
 it meets the same target: say so in `Views`.
@@ -25,13 +25,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modeseek.distributed import ALONE, Ranks
 from modeseek.representations.nerf.cameras import Cameras, draw
 from modeseek.representations.nerf.field import Field
 from modeseek.representations.nerf.occupancy import Occupancy
 from modeseek.representations.nerf.regularisers import attach
 from modeseek.representations.nerf.rendering import Light, Rendering, render
 from modeseek.representations.nerf.settings import NeRFSettings
+from modeseek.scaling.ranks import ALONE, Ranks
 
 
 class NeRF(nn.Module):
@@ -81,11 +81,11 @@ class NeRF(nn.Module):
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of the pictures of the last call."""
+        """(height, width) of the images of the last call."""
         return self.settings.views.size_of(max(0, self.calls - 1))
 
     def forward(self, cameras: Cameras | None = None, size: tuple[int, int] | None = None) -> Tensor:
-        """Pictures: of the cameras and size given, or of those that this call draws."""
+        """Images: of the cameras and size given, or of those that this call draws."""
         if not (self.training and torch.is_grad_enabled()):
             seen = cameras if cameras is not None else self.cameras
             return self.ranks.divided(len(seen), lambda own: self.render(_some(seen, own), size).image)
@@ -99,11 +99,11 @@ class NeRF(nn.Module):
         return image
 
     def render(self, cameras: Cameras | None = None, size: tuple[int, int] | None = None, *, normals: bool = False) -> Rendering:
-        """Pictures and all that is known of them, without anything random or counted; `cameras` None: those of the last call."""
+        """Images and all that is known of them, without anything random or counted; `cameras` None: those of the last call."""
         cameras = cameras if cameras is not None else self.cameras
         return self._render(cameras, size, self._light(cameras, self.step, None), self.step, None, normals=normals)
 
-    def groups(self, rate: float, *, background: float | None = None) -> list[dict[str, Any]]:
+    def groups(self, lr: float, *, background: float | None = None) -> list[dict[str, Any]]:
         """Parameter groups for an optimiser: the volume at `rate`, the background at a share of it.
 
         The share is 0.1 for a network (threestudio: 0.01 and 0.001) and 1 for a constant colour unless it is given.
@@ -118,7 +118,7 @@ class NeRF(nn.Module):
         behind = ("field.background_head.", "field.colour")
         named: Iterable[tuple[str, nn.Parameter]] = list(self.named_parameters())
         parts = [[p for name, p in named if name.startswith(behind) == is_behind] for is_behind in (False, True)]
-        return [{"params": parts[0], "lr": rate}, {"params": parts[1], "lr": rate * share}]
+        return [{"params": parts[0], "lr": lr}, {"params": parts[1], "lr": lr * share}]
 
     def get_extra_state(self) -> dict[str, int]:
         return {"calls": self.calls}
@@ -135,7 +135,7 @@ class NeRF(nn.Module):
     def _drawn(self, call: int | None = None) -> Cameras:
         views = self.settings.views
         number = views.index(self.calls if call is None else call)
-        return draw(views.laws, views.count, rng=self._rng("cameras", number))
+        return draw(views.distributions, views.count, rng=self._rng("cameras", number))
 
     def _light(self, cameras: Cameras, step: int, rng: torch.Generator | None) -> Light | None:
         return None if self.settings.shading is None else self.settings.shading.draw(cameras, step, rng=rng)
@@ -149,7 +149,7 @@ class NeRF(nn.Module):
             self.occupancy.update(self.field, step_length=length, rng=self._rng("cells", self.step))
 
     def _shown(self, cameras: Cameras, own: slice, size: tuple[int, int], light: Light | None) -> Tensor:
-        """Pictures of some of a training call's views, with their part of the regularisers; chance is that of the whole call."""
+        """Images of some of a training call's views, with their part of the regularisers; chance is that of the whole call."""
         height, width = size
         rng = self._rng("rays", self.calls)
         torch.rand(own.start * height * width, generator=rng, dtype=torch.float32)  # the places of the rays of the views before

@@ -8,7 +8,7 @@ r"""What keeps a distilled volume from fog, floaters and inside-out surfaces, an
 A weight is a number, or a line (start_step, start, end, end_step), constant before and after, or a longer chain of lines (start_step,
 start, v1, step1, v2, step2, ...). Weights are relative to a loss that is a mean over views; gradients of `modeseek` are a loss summed over
 them, so the penalty counts once a view. Where processes share the views, each divides its own sum by the count of all (`Total`), so that
-their terms add up. `attach` adds the penalty to whatever loss the pictures will go into: a loop that only knows pictures needs no more.
+their terms add up. `attach` adds the penalty to whatever loss the images will go into: a loop that only knows images needs no more.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modeseek.errors import InvalidInput
+from modeseek.core.errors import InvalidInput
 from modeseek.representations.nerf.rendering import Rendering
 
 Weight = float | tuple[float, ...]

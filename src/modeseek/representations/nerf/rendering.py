@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from modeseek.errors import InvalidInput
+from modeseek.core.errors import InvalidInput
 from modeseek.representations.nerf.cameras import Cameras
 from modeseek.representations.nerf.field import Normals, Volume, seen
 from modeseek.representations.nerf.occupancy import Occupancy
@@ -92,7 +92,7 @@ class Packed:
 
 @dataclass(frozen=True)
 class Rendering:
-    """Pictures of a volume and what they were made of; h and w in pixels, s samples.
+    """Images of a volume and what they were made of; h and w in pixels, s samples.
 
     Attributes:
         image: (views, 3, h, w).
@@ -126,7 +126,7 @@ def render(
     normals: bool = False,
     rng: torch.Generator | None = None,
 ) -> Rendering:
-    """Pictures of a volume.
+    """Images of a volume.
 
     Args:
         volume: what is where; anything outside its box is background.
@@ -243,11 +243,11 @@ def _composite(
     middle = total[:, 1:2] / safe
     variance = summed((packed.distance[:, None] - middle[packed.ray]) ** 2) / safe
     planes = [total[:, 2:5] + (1 - opacity) * background, opacity, middle, variance]
-    image, opacity, middle, variance = (_picture(plane, shape) for plane in planes)
-    plane = None if normals is None else _picture(total[:, 5:], shape)
+    image, opacity, middle, variance = (_image(plane, shape) for plane in planes)
+    plane = None if normals is None else _image(total[:, 5:], shape)
     return Rendering(image, opacity, middle, variance, plane, packed, weights, normals, directions)
 
 
-def _picture(values: Tensor, shape: tuple[int, int, int]) -> Tensor:
+def _image(values: Tensor, shape: tuple[int, int, int]) -> Tensor:
     """(views h w, channels) as (views, channels, h, w)."""
     return values.reshape(*shape, -1).permute(0, 3, 1, 2)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch.nn.functional import normalize
 
-from modeseek.errors import InvalidInput
+from modeseek.core.errors import InvalidInput
 from modeseek.representations.nerf.cameras import Cameras, Ranges
 from modeseek.representations.nerf.field import FieldSettings
 from modeseek.representations.nerf.hashgrid import HashGridSettings
@@ -18,13 +18,13 @@ from modeseek.representations.nerf.rendering import Light, Look, March
 
 @dataclass(frozen=True, kw_only=True)
 class Views:
-    """The pictures of one call.
+    """The images of one call.
 
     Args:
         count: views a call.
         size: (height, width).
         low: (height, width, step): another size until that step, or until the first draw of cameras after it; None: one size throughout.
-        laws: what cameras are drawn from, in turn.
+        distributions: what cameras are drawn from, in turn.
         accumulate: calls a step, as the loop's.
         refresh: steps for which the same cameras come again, as the loop's.
     """
@@ -32,13 +32,13 @@ class Views:
     count: int = 1
     size: tuple[int, int] = (64, 64)
     low: tuple[int, int, int] | None = None
-    laws: tuple[Ranges, ...] = (Ranges(),)
+    distributions: tuple[Ranges, ...] = (Ranges(),)
     accumulate: int = 1
     refresh: int = 1
 
     def __post_init__(self) -> None:
-        if min(self.count, *self.size, *(self.low or ()), self.accumulate, self.refresh) < 1 or len(self.laws) == 0:
-            raise InvalidInput(f"views need a positive count, size, accumulate and refresh, and a law of cameras, got {self}")
+        if min(self.count, *self.size, *(self.low or ()), self.accumulate, self.refresh) < 1 or len(self.distributions) == 0:
+            raise InvalidInput(f"views need a positive count, size, accumulate and refresh, and a distribution of cameras, got {self}")
 
     def index(self, call: int) -> int:
         """Number of the draw of cameras that a call sees.
@@ -47,11 +47,11 @@ class Views:
             >>> [Views(accumulate=2, refresh=3).index(call) for call in range(8)]
             [0, 1, 0, 1, 0, 1, 2, 3]
         """
-        held = self.accumulate * self.refresh
-        return call // held * self.accumulate + call % self.accumulate
+        cached = self.accumulate * self.refresh
+        return call // cached * self.accumulate + call % self.accumulate
 
     def size_of(self, call: int) -> tuple[int, int]:
-        """(height, width) of a call's pictures, the same for all that share their cameras.
+        """(height, width) of a call's images, the same for all that share their cameras.
 
         Example:
             >>> [Views(low=(32, 32, 3), refresh=2).size_of(call) for call in range(5)]
@@ -112,7 +112,7 @@ class NeRFSettings:
         field, views, march, shading, regularisers: its parts.
         occupancy: None: the whole box is sampled.
         background_first: steps in which the background alone is learned. Before one that has not its colour yet, air of that colour
-            explains the pictures as well, and opaque air gets no gradient that would clear it again.
+            explains the images as well, and opaque air gets no gradient that would clear it again.
 
     Example:
         >>> NeRFSettings.paper().views.size, NeRFSettings.cpu().views.count
@@ -146,12 +146,12 @@ class NeRFSettings:
     def cpu(cls) -> NeRFSettings:
         """Small, for the world of `modeseek.solids`: four views of 64 x 64 a step, its cameras, one background colour.
 
-        The pictures of that world have one light, fixed in the world, so the albedo holds the shade and no normals are needed. In the
-        second half of a run what no picture needs is cleared away: air of the background's colour, most of all before a dark one.
+        The images of that world have one light, fixed in the world, so the albedo holds the shade and no normals are needed. In the
+        second half of a run what no image needs is cleared away: air of the background's colour, most of all before a dark one.
         """
         return cls(
             field=FieldSettings(radius=1.05, grid=HashGridSettings.cpu(), hidden=32, background="constant"),
-            views=Views(count=4, laws=(Ranges.solids(),)),
+            views=Views(count=4, distributions=(Ranges.solids(),)),
             march=March(samples=96, normals="differences"),
             regularisers=Regularisers(sparsity=(100, 0.0, 30.0, 250), opaque=(100, 0.0, 50.0, 250)),
             background_first=20,

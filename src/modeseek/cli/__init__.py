@@ -1,0 +1,51 @@
+"""The `modeseek` command: parse the arguments, call the library, show progress."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any, Union
+
+import tyro
+
+from modeseek.cli.experiments import Run, run
+from modeseek.cli.images import Image, Sample, image, sample
+from modeseek.cli.objects import Export, Object, export, object_3d
+from modeseek.cli.training import Train, train
+
+COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
+    "image": (Image, image),
+    "sample": (Sample, sample),
+    "3d": (Object, object_3d),
+    "export": (Export, export),
+    "run": (Run, run),
+    "train": (Train, train),
+}
+"""Name -> (options, function). A new command is one file and one line here."""
+
+DISTRIBUTED = (Image, Object)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return the exit status: 0 success, 1 a user's error (one line on stderr), 130 interrupted."""
+    choices = tuple(Annotated[options, tyro.conf.subcommand(name)] for name, (options, _) in COMMANDS.items())
+    command: Any = tyro.cli(
+        Union[choices],  # type: ignore[call-overload]  # noqa: UP007 - built at run time
+        prog="modeseek",
+        description="Gradients from diffusion models: mean-shift distillation and the other score-distillation methods.",
+        args=arguments,
+    )
+    from modeseek.core.errors import InvalidInput, ModeseekError
+    from modeseek.scaling.ranks import processes
+
+    try:
+        if processes() > 1 and not isinstance(command, DISTRIBUTED):
+            raise InvalidInput("only `image` and `3d` run on several processes: start this command without torchrun")
+        next(function for options, function in COMMANDS.values() if type(command) is options)(command)
+    except ModeseekError as error:
+        print(f"modeseek: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("modeseek: interrupted; run the same command again to resume", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,56 @@
+"""`modeseek run`: tables and figures of the paper, and further studies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from modeseek.cli.options import Model, prior_choice, progress_bar
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Model):
+    """Run experiments: table1 table2 table3 table4 table3d fig1 fig2 fig3 fig4 fig5 fig6 fig8 fig9 oracle frontier search
+    search4 prior demo.
+
+    Finished cells are kept in OUT/cells and not run again, so an interrupted run resumes where it stopped. Tables and figures are in
+    OUT/NAME (OUT/NAME-quick with --quick, with -seedN for another seed).
+    """
+
+    names: tyro.conf.Positional[tuple[str, ...]]
+    """Experiments to run, in this order."""
+    out: Path = Path("runs")
+    """Folder for results."""
+    quick: bool = False
+    """Fewer points and draws through the same code: minutes."""
+    workers: int = 1
+    """Worker processes; each gets an equal part of the cores."""
+    seed: int = 0
+    """Seed of all randomness."""
+    images: int = 4
+    """Images per prompt in every row of Table 4, from 1 to 32; in search4, fig9 and table3d at most 2."""
+
+
+def run(command: Run) -> None:
+    """Run `modeseek run`."""
+    from modeseek.core.errors import InvalidInput
+    from modeseek.reproduction import EXPERIMENTS, Settings
+
+    unknown = [name for name in command.names if name not in EXPERIMENTS]
+    if unknown or not command.names:
+        listing = "; ".join(f"{name}: {experiment.summary}" for name, experiment in EXPERIMENTS.items())
+        raise InvalidInput(f"no experiment is called {', '.join(unknown) or '(nothing)'}. There are {listing}")
+    if not 1 <= command.images <= 32:
+        raise InvalidInput(f"Table 4 takes 1 to 32 images per prompt, got --images {command.images}")
+    settings = Settings(quick=command.quick, seed=command.seed, images=command.images, prior=prior_choice(command))
+    with progress_bar() as progress:
+        for name in command.names:
+            task = progress.add_task(name, total=None)
+            for cell, done, total in EXPERIMENTS[name].run(command.out, settings, workers=command.workers):
+                progress.update(task, completed=done, total=total, description=f"{name}: {cell.title}")
+            progress.update(task, description=name)
+    for name in command.names:
+        folder = EXPERIMENTS[name].folder(command.out, settings)
+        print(f"{name}: {folder / 'results.md'}", *(str(p) for p in sorted(folder.glob("*.png"))), sep="\n  ")

@@ -1,0 +1,87 @@
+"""`modeseek 3d` and `modeseek export`: from a prompt to a 3-D object, and its meshes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from modeseek.cli.options import Prompted, prior_choice, progress_bar, run_folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Object(Prompted):
+    """Distil a 3-D object from a prompt into OUT: turntable, depth, normals, mesh, run.json. Resumes after a kill."""
+
+    method: str = "msd"
+    """msd, msd-persistent, msd-published, sds, vsd or sdi."""
+    preset: Literal["cpu", "paper"] = "cpu"
+    """A small volume for the embedded prior, or the paper's."""
+    steps: int | None = None
+    """Optimiser steps; 250 by default, 10 000 with the paper's preset."""
+    views: int | None = None
+    """Rendered views per step."""
+    sampler_steps: int | None = None
+    """Sampler steps per draw."""
+    refresh: int | None = None
+    """Steps that use one estimate and its cameras."""
+    lr: float | None = None
+    """Learning rate."""
+    size: int | None = None
+    """Side of a render in pixels; the prior's own by default, 512 with the paper's preset."""
+    low: tuple[int, int] | None = None
+    """Another side until a step: --low 64 5000 renders 64 x 64 in the first 5000 steps."""
+    perp_neg: bool = False
+    """Use Perp-Neg between the names of the views."""
+    seed: int = 0
+    """Seed of all randomness."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Extract the meshes of a finished or running 3-D run again: mesh.glb, mesh.obj and mesh.ply in its folder."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run."""
+    resolution: int = 128
+    """Cells per side of marching cubes."""
+    threshold: float | None = None
+    """Density at the surface; suggested from the field by default."""
+    texture: int = 1024
+    """Side of the texture in texels; 0: vertex colours."""
+
+
+def object_3d(command: Object) -> None:
+    """Run `modeseek 3d`."""
+    from modeseek.distillation.recipes import varied
+    from modeseek.scaling.ranks import started
+    from modeseek.tasks.text_to_3d import OBJECT_RECIPES, PAPER_RECIPES, ObjectRun, distill_object
+
+    names = ("steps", "guidance", "sampler_steps", "refresh", "lr")
+    recipes = PAPER_RECIPES if command.preset == "paper" else OBJECT_RECIPES
+    recipe = varied(command.method, recipes=recipes, **{name: getattr(command, name) for name in names})
+    chosen: dict[str, Any] = {"prompt": command.prompt, "negative": command.negative, "prior": prior_choice(command), "recipe": recipe}
+    chosen |= {"preset": command.preset, "views": command.views, "perp_neg": command.perp_neg, "seed": command.seed}
+    chosen |= {"size": command.size, "low": command.low}
+    out = run_folder(command.out, "3d", command.prompt, command.method)
+    with started(command.device) as ranks, progress_bar(shown=ranks.leads) as progress:
+        task = progress.add_task(f"{command.method}: loading {command.prior}", total=recipe.steps)
+        for step in distill_object(ObjectRun(**chosen), out, ranks=ranks):
+            progress.update(task, completed=step.index + 1, description=f"{command.method}: {step.calls:g} denoiser calls per view")
+    if ranks.leads:
+        print(*sorted(str(path) for path in out.iterdir() if path.suffix in (".gif", ".glb", ".json", ".png")), sep="\n")
+
+
+def export(command: Export) -> None:
+    """Run `modeseek export`."""
+    from modeseek.core.errors import InvalidInput
+    from modeseek.tasks.text_to_3d import export_mesh, reopened
+
+    _, nerf = reopened(command.run)
+    texture = command.texture or None
+    found = export_mesh(nerf, command.run, resolution=command.resolution, threshold=command.threshold, texture=texture)
+    if found["mesh"] is None:
+        raise InvalidInput(f"{command.run} has no mesh: {found['why']}")
+    print(*sorted(str(path) for path in command.run.glob("mesh.*")), sep="\n")

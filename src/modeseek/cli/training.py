@@ -1,0 +1,79 @@
+"""`modeseek train`: train the embedded networks again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from modeseek.cli.options import progress_bar
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Train an embedded network: fractal-a, fractal-a-weak, fractal-ab-weak, spiral, pinwheel or solids. Resumes after a kill."""
+
+    name: tyro.conf.Positional[str]
+    """Name of the network."""
+    out: Path = Path("runs/train")
+    """Folder for the weights and the checkpoint."""
+    iterations: int | None = None
+    """Number of iterations, the recipe's by default; for solids, steps of its UNet."""
+    start: Path | None = None
+    """For solids: folder of a trained prior whose UNet is trained further; its other networks are kept."""
+    device: str = "cpu"
+    """For solids: cpu, cuda, mps."""
+
+
+def train(command: Train) -> None:
+    """Run `modeseek train`."""
+    if command.name == "solids":
+        train_prior(command)
+        return
+    from dataclasses import replace
+
+    from modeseek.priors.energy import save_energy_net
+    from modeseek.reproduction.training.energy import recipe
+    from modeseek.reproduction.training.energy import train as train_network
+
+    chosen = recipe(command.name)
+    config = chosen.config if command.iterations is None else replace(chosen.config, iterations=command.iterations)
+    path = command.out / f"{command.name}.safetensors"
+    average = None
+    with progress_bar() as progress:
+        task = progress.add_task(command.name, total=config.iterations)
+        for step in train_network(chosen.density(), config, checkpoint=command.out / f"{command.name}.checkpoint.safetensors"):
+            progress.update(task, completed=step.iteration, description=f"{command.name}: loss {step.loss:.4f}")
+            average = step.average
+    assert average is not None
+    save_energy_net(average, path, density=command.name, iterations=str(config.iterations), seed=str(config.seed))
+    print(path)
+
+
+def train_prior(command: Train) -> None:
+    """Run every stage of `modeseek train solids`; write the pipeline and its model card to OUT/solids/pipeline."""
+    from modeseek.core.files import write_text
+    from modeseek.priors.pipelines.loading import checked_device
+    from modeseek.reproduction.training.export import export, model_card, restore
+    from modeseek.reproduction.training.quality import measure
+    from modeseek.reproduction.training.solids import SolidsConfig, train_solids
+
+    device, folder, start = checked_device(command.device), command.out / "solids", command.start
+    config = SolidsConfig() if command.iterations is None else SolidsConfig(unet=command.iterations)
+    stages = None if start is None else folder / "start"
+    if start is not None and stages is not None and not stages.exists():
+        restore(start, stages)
+    with progress_bar() as progress:
+        tasks: dict[str, Any] = {}
+        for step in train_solids(folder, config, start=stages, device=device):
+            if step.stage not in tasks:
+                tasks[step.stage] = progress.add_task(step.stage, total=step.total)
+            progress.update(tasks[step.stage], completed=step.done, description=f"{step.stage}: loss {step.loss:.4f}")
+    export(folder, folder / "pipeline", card=model_card(config, {}))
+    rows = {}
+    for what, found in measure(folder / "pipeline"):
+        rows[what] = ", ".join(f"{name} {value:.1f} dB" if name == "PSNR" else f"{name} {value:.3f}" for name, value in found.items())
+    write_text(folder / "pipeline" / "README.md", model_card(config, rows))
+    print(folder / "pipeline")

@@ -1,0 +1,1 @@
+"""The diffusion core: denoisers, guidance, noise schedules and samplers; errors and file handling."""

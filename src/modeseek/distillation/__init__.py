@@ -1,0 +1,1 @@
+"""The optimisation loop and the settings of each method."""

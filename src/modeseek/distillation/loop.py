@@ -1,0 +1,247 @@
+r"""The loop: parameters theta -> image -> x -> gradient -> backward -> optimiser, yielded step by step.
+
+The caller decides what to log, draw or stop; the loop owns the optimiser, the random state and the checkpoint. A run killed and
+started again with the same checkpoint ends at the same parameters as one never interrupted: parameters, optimiser, random state,
+held targets, a gradient's own state (VSD's network, a chain) and the step are all in it. `modeseek.gradients.cached` says what a
+residual in
+image space is and how a target serves several steps.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from modeseek.core.errors import InvalidInput, NonFiniteError, OutputError
+from modeseek.core.files import read_state, write_state
+from modeseek.gradients import Estimate, Gradient
+from modeseek.gradients.cached import CachedTarget, Map, Space
+from modeseek.scaling.ranks import ALONE, Ranks
+
+OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "sgd": torch.optim.SGD,
+}
+CHECKPOINT_KIND = "distillation"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stop:
+    """When an object counts as converged: its bandwidth or its residual |m| is at or below the threshold.
+
+    The paper terminates when the bandwidth falls below a threshold; |m| is 0 at a mode. The loop ends once every object has
+    converged. The defaults never stop early.
+    """
+
+    bandwidth: float = 0.0
+    residual: float = 0.0
+
+    def reached(self, estimate: Estimate) -> Tensor:
+        """(batch,) of bool."""
+        done = torch.zeros(len(estimate.gradient), dtype=torch.bool)
+        for name, threshold in (("bandwidth", self.bandwidth), ("residual", self.residual)):
+            value = estimate.info.get(name)
+            if threshold > 0 and isinstance(value, Tensor):
+                done |= (value <= threshold).cpu()
+        return done
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a distillation.
+
+    Attributes:
+        index: from 0.
+        progress: index / (steps - 1), in [0, 1].
+        x: (batch, *event) at which the gradient was taken, before the update; the images in image space. Of the last pass.
+        estimate: the gradient there and its `info`; a held one has no calls. Of the last pass.
+        converged: (batch,) of bool, by the `Stop` rule.
+        calls: denoiser calls an object, over all steps so far.
+    """
+
+    index: int
+    progress: float
+    x: Tensor
+    estimate: Estimate
+    converged: Tensor
+    calls: float
+
+
+class Learns(Protocol):
+    """A gradient with a state of its own (VSD's network, a chain). The loop calls `adapt` after each estimate with the renders as they are
+    then: after the last pass of a step those of the updated parameters, rendered for it unless `adapts_to_renders` is False."""
+
+    def adapt(self, x: Tensor, rng: torch.Generator) -> float: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+def distill(
+    representation: nn.Module,
+    gradient: Gradient,
+    *,
+    steps: int,
+    optimiser: str | Callable[..., torch.optim.Optimizer] = "adam",
+    lr: float = 0.08,
+    schedule: Literal["constant", "cosine"] = "constant",
+    encode: Map | None = None,
+    decode: Map | None = None,
+    space: Space = "latent",
+    refresh: int = 1,
+    accumulate: int = 1,
+    stop: Stop | None = None,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    every: int = 25,
+    ranks: Ranks = ALONE,
+) -> Iterator[Step]:
+    """Optimise a representation along a gradient; yields each step.
+
+    Args:
+        representation: module whose forward gives (batch, *image).
+        gradient: any of `modeseek.gradients`.
+        steps: optimiser steps; schedules run over them.
+        optimiser: "adam", "adamw", "sgd", or a factory `(parameters, lr) -> Optimizer`.
+        rate: its learning rate. With "sgd", rate 1 and MSD a step is the mean-shift iteration x <- mean of y.
+        schedule: of the rate: "constant", or "cosine", falling to 0 at the end.
+        encode: differentiable map from the rendered batch to x; None: x is the batch.
+        decode: map from x to images; asked in image space alone, once an estimate.
+        space: where the residual is taken: "latent", at x and back through `encode`, or "image", at the images.
+        refresh: steps that the target of one estimate serves.
+        accumulate: forward, estimate and backward passes averaged in one step.
+        stop: convergence rule; None: run all steps.
+        seed: of all randomness.
+        checkpoint: file to save to every `every` steps and at the end, and to resume from.
+        ranks: processes that share the work, all of which run this loop. The gradients of the parameters are summed over them, so the
+            representation and the maps must lead back through a rank's own share (`modeseek.scaling.ranks`); the first rank saves.
+
+    Raises:
+        InvalidInput: an unknown name, a number below 1, no parameters, or image space without `decode`.
+        NonFiniteError: x or its gradient became NaN or infinite. The last good state is in the checkpoint: the one before
+            that step, or, where x itself is lost, the one last saved.
+        OutputError: the checkpoint belongs to another run.
+        RankLost: another process died or froze.
+
+    Example:
+        >>> from modeseek import MSD, Points, LinearBandwidth, fractal
+        >>> from modeseek.product.samplers import ExactSampler
+        >>> points = Points(torch.tensor([[0.5, 0.5]]))
+        >>> for step in distill(points, MSD(denoiser=fractal("A"), sampler=ExactSampler(steps=5)), steps=3):
+        ...     pass
+        >>> step.index, step.calls
+        (2, 24.0)
+    """
+    if min(steps, accumulate) < 1:
+        raise InvalidInput(f"a distillation needs at least 1 step and 1 pass, got steps={steps} and accumulate={accumulate}")
+    if schedule not in ("constant", "cosine"):
+        raise InvalidInput(f"schedule {schedule!r} is unknown: choose constant or cosine")
+    cached = CachedTarget(gradient, space=space, refresh=refresh, encode=encode, decode=decode)
+    updates = _optimiser(representation, optimiser, lr)
+    ranks.summed(updates)
+    learning_rates = [group["lr"] for group in updates.param_groups]
+    rng = torch.Generator().manual_seed(seed)
+    learner: Learns | None = gradient if hasattr(gradient, "adapt") else None  # type: ignore[assignment]
+    identity = f"{type(gradient).__name__} steps={steps} seed={seed} lr={lr} {schedule} {space} {refresh=} {accumulate=}"
+    parts = {"representation": representation, "optimiser": updates, "cached": cached, "gradient": learner}
+    run = _Run(identity, checkpoint, parts, rng, saves=ranks.leads)
+    run.resume()
+    ranks.same(run.done, "the steps that the checkpoint has done")
+
+    for index in range(run.done, steps):
+        progress = index / max(steps - 1, 1)
+        for group, initial in zip(updates.param_groups, learning_rates, strict=True):
+            group["lr"] = initial * (0.5 + 0.5 * math.cos(math.pi * index / steps)) if schedule == "cosine" else initial
+        undo = run.point_of_return(learns=accumulate > 1)
+        updates.zero_grad()
+        for slot in range(accumulate):
+            try:
+                found = cached(representation(), slot=slot, progress=progress, rng=rng)
+            except NonFiniteError as error:  # x is lost, and with it the parameters: what was last saved is better
+                raise NonFiniteError(f"step {index}: {error}") from None
+            gradient_here = found.estimate.gradient
+            if not bool(gradient_here.isfinite().all()):
+                undo()
+                run.save()
+                bad = int((~gradient_here.isfinite()).flatten(1).any(1).sum())
+                kept = f"; the state before it is in {checkpoint}" if checkpoint is not None else ""
+                raise NonFiniteError(f"step {index}: the gradient of {bad} of {len(gradient_here)} objects is not finite{kept}")
+            found.place.backward(gradient_here.to(found.place) / accumulate)
+            run.calls += float(found.estimate.info["calls"])
+            last = slot + 1 == accumulate
+            if last:
+                updates.step()
+            if learner is not None and found.asked is not None:
+                moved = last and getattr(learner, "adapts_to_renders", True)
+                learner.adapt(cached.x_of(representation) if moved else found.asked, rng)
+        converged = stop.reached(found.estimate) if stop is not None else torch.zeros(len(found.value), dtype=torch.bool)
+        finished = index + 1 == steps or bool(converged.all())
+        run.done = steps if finished else index + 1
+        if finished or (index + 1) % every == 0:
+            run.save()
+        yield Step(index, progress, found.value, found.estimate, converged, run.calls)
+        if finished:
+            return
+
+
+def _optimiser(representation: nn.Module, name: str | Callable[..., torch.optim.Optimizer], lr: float) -> torch.optim.Optimizer:
+    if isinstance(name, str) and name not in OPTIMISERS:
+        raise InvalidInput(f"optimiser {name!r} is unknown: choose {', '.join(OPTIMISERS)}, or give a factory")
+    parameters = [p for p in representation.parameters() if p.requires_grad]
+    if not parameters:
+        raise InvalidInput(f"{type(representation).__name__} has no parameters to optimise")
+    return (OPTIMISERS[name] if isinstance(name, str) else name)(parameters, lr=lr)
+
+
+@dataclass
+class _Run:
+    """Everything that a step changes, and its file. `parts` without a state are None."""
+
+    identity: str
+    checkpoint: Path | None
+    parts: dict[str, Any]
+    rng: torch.Generator
+    saves: bool
+    done: int = 0
+    calls: float = 0.0
+
+    def save(self) -> None:
+        if self.checkpoint is None or not self.saves:
+            return
+        state = {"identity": self.identity, "done": self.done, "calls": self.calls, "rng": self.rng.get_state()}
+        state |= {name: part.state_dict() if part is not None else {} for name, part in self.parts.items()}
+        write_state(self.checkpoint, state, kind=CHECKPOINT_KIND)
+
+    def resume(self) -> None:
+        if self.checkpoint is None or not self.checkpoint.exists():
+            return
+        state = read_state(self.checkpoint, kind=CHECKPOINT_KIND)
+        if state["identity"] != self.identity:
+            raise OutputError(f"{self.checkpoint} belongs to another run ({state['identity']}); choose another file")
+        self.done, self.calls = state["done"], state["calls"]
+        self.rng.set_state(state["rng"])
+        for name, part in self.parts.items():
+            if part is not None:
+                part.load_state_dict(state[name])
+
+    def point_of_return(self, *, learns: bool) -> Callable[[], None]:
+        """A function that takes back what a step changes before its update; a gradient's own state where `learns` says it may change."""
+        calls, rng, cached = self.calls, self.rng.get_state(), self.parts["cached"].state_dict()
+        learner = self.parts["gradient"] if learns else None
+        learned = copy.deepcopy(learner.state_dict()) if learner is not None else {}
+
+        def undo() -> None:
+            self.calls = calls
+            self.rng.set_state(rng)
+            self.parts["cached"].load_state_dict(cached)
+            if learner is not None:
+                learner.load_state_dict(learned)
+
+        return undo

@@ -1,0 +1,181 @@
+r"""Settings under which each gradient is used on an image prior: as its authors published them, and as we found them to work best.
+
+A recipe says everything but the prior and the prompt: the gradient with its numbers, the space the residual is taken in, how many steps
+one estimate serves, the optimiser. Noise levels are stated in Stable Diffusion's timesteps t of 1000 (sigma from 0.029 to 14.6), as all
+published settings are, whatever the prior. The published guidance scale is 7.5 for Stable Diffusion; a prior says which it was made for.
+
+    name              what                                                                    denoiser calls a step
+    sds               DreamFusion as threestudio codes it: t ~ U[20, 980], w = 1 - alphabar    1
+    sjc               score Jacobian chaining: t ~ U[10, 970], w = 1                           1
+    vsd               ProlificDreamer: a LoRA of the prior, t <= 500 in the second half        2, and a training step of the LoRA
+    sdi               inversion under the negative scale every 100 t, t from 980 to 250        4 to 11
+    msd-published     split step around the inverted centre, kernel in a limited interval      2 sampler_steps - 1
+    msd-persistent    one chain an object, advanced by one call a step                         1
+    msd               ours: wide draws from fixed noise, each decoded once and kept            sampler_steps / refresh
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from modeseek.core.errors import InvalidInput
+from modeseek.core.guidance import EVERYWHERE
+from modeseek.core.schedules import AdaptiveBandwidth, ExponentialBandwidth, stable_diffusion_levels
+from modeseek.gradients import MSD, SDI, SDS, SJC, VSD, Gradient, NoiseLevels, PersistentMSD
+from modeseek.gradients.base import NoisePolicy
+from modeseek.gradients.cached import Space
+from modeseek.gradients.sdi import inversion_steps
+from modeseek.priors.base import ImagePrior
+from modeseek.product.samplers import ProximalSampler, SplitSampler
+
+SPREAD = 10.0  # bandwidths above x at which a local draw starts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A gradient on an image prior with all its settings; `dataclasses.replace` varies one.
+
+    Args:
+        method: the gradient, and for MSD its sampler.
+        steps: optimiser steps.
+        optimiser, rate, schedule: of the representation.
+        guidance: scale s; None: the scale that suits the prior.
+        noise: "fresh" or "fixed" for each object.
+        space: where the residual is taken: "latent" goes through the encoder, "image" compares images with the decoded target.
+        refresh: steps that one estimate serves.
+        samples: Monte-Carlo samples an estimate.
+        timesteps: highest and lowest t: of the distribution of SDS, SJC and VSD, of SDI's schedule, of the levels of MSD's samplers.
+        sampler_steps: sampler steps of a draw; inversion steps of SDI.
+        bandwidth: first and last bandwidth of MSD's exponential schedule: a standard deviation in x; "msd-split": in timesteps.
+        first: bandwidth of MSD's very first draw, where it differs.
+        interval: t between which guidance and kernel of "msd-split" act; (999, 0): everywhere.
+        scaling: of the noise of the centre of "msd-split", by inversion: "text": to the level of the state that it pulls, as section 4.3
+            has it in words; "verbatim": one level above, as Algorithm 2 prints it; "none".
+        inversion: SDI inverts at this multiple of the guidance scale (a network with its guidance distilled into it: at the same scale).
+        lora_lr: learning rate of VSD's LoRA.
+    """
+
+    method: Literal["sds", "sjc", "vsd", "sdi", "msd-split", "msd-proximal", "msd-persistent"]
+    steps: int = 400
+    optimiser: str = "adamw"
+    lr: float = 1e-2
+    schedule: Literal["constant", "cosine"] = "constant"
+    guidance: float | None = None
+    noise: NoisePolicy = "fresh"
+    space: Space = "latent"
+    refresh: int = 1
+    samples: int = 1
+    timesteps: tuple[int, int] = (980, 20)
+    sampler_steps: int = 10
+    bandwidth: tuple[float, float] = (8.0, 0.3)
+    first: float | None = None
+    interval: tuple[int, int] = (800, 200)
+    scaling: Literal["text", "verbatim", "none"] = "text"
+    inversion: float = -1.0
+    lora_lr: float = 1e-4
+
+    @property
+    def calls(self) -> float:
+        """Denoiser calls an object over a whole run."""
+        if self.method == "sdi":
+            high, low = self.timesteps
+            shares = (index / max(self.steps - 1, 1) for index in range(0, self.steps, self.refresh))
+            return sum(inversion_steps(high + (low - high) * share, self.sampler_steps) + 1 for share in shares)
+        each = {
+            "sds": self.samples,
+            "sjc": self.samples,
+            "vsd": 2 * self.samples + 1,
+            "msd-split": self.samples * (self.sampler_steps if self.scaling == "none" else 2 * self.sampler_steps - 1),
+            "msd-proximal": self.samples * self.sampler_steps,
+            "msd-persistent": 1,
+        }[self.method]
+        return each * -(-self.steps // self.refresh)
+
+
+RECIPES: dict[str, Recipe] = {
+    "sds": Recipe(method="sds"),
+    "sjc": Recipe(method="sjc", timesteps=(970, 10)),
+    "vsd": Recipe(method="vsd"),
+    "sdi": Recipe(method="sdi", timesteps=(980, 250)),
+    "msd-published": Recipe(method="msd-split", bandwidth=(1e3, 1e-2)),
+    "msd-persistent": Recipe(
+        method="msd-persistent", noise="fixed", space="image", sampler_steps=25, bandwidth=(80.0, 8.0), schedule="cosine"
+    ),
+    "msd": Recipe(
+        method="msd-proximal", noise="fixed", space="image", sampler_steps=25, refresh=25, bandwidth=(80.0, 8.0), schedule="cosine"
+    ),
+}
+"""By name; `modeseek image --method NAME`. How "msd" was found is in docs/results.md."""
+
+
+def varied(name: str, *, recipes: dict[str, Recipe] = RECIPES, **changes: Any) -> Recipe:
+    """The recipe called `name` with the changes that are not None.
+
+    Raises:
+        InvalidInput: no recipe of that name.
+    """
+    if name not in recipes:
+        raise InvalidInput(f"method {name!r} is unknown: choose {', '.join(recipes)}")
+    return replace(recipes[name], **{key: value for key, value in changes.items() if value is not None})
+
+
+def build(recipe: Recipe, prior: ImagePrior, prompts: Sequence[str], *, guidance: float, negative: str = "", seed: int = 0) -> Gradient:
+    """The recipe's gradient on `prior`, for one prompt an object.
+
+    Args:
+        recipe: what to build.
+        prior: the model.
+        prompts: one an object.
+        guidance: scale s where the recipe leaves it open.
+        negative: prompt to guide away from.
+        seed: of fixed noise and of VSD's LoRA.
+
+    Raises:
+        InvalidInput: timesteps or an interval that do not descend within 0 to 999.
+    """
+    table = stable_diffusion_levels().sigmas
+    for name, (first, last) in (("timesteps", recipe.timesteps), ("interval", recipe.interval)):
+        if not 999 >= first > last >= 0:
+            raise InvalidInput(f"{name} must descend within 999 to 0, got {(first, last)}")
+    high, low = (float(table[t]) for t in recipe.timesteps)
+    low = max(low, prior.sigmas[0])
+    scale = guidance if recipe.guidance is None else recipe.guidance
+    denoiser = prior.denoiser(prompts, guidance=scale, negative=negative)
+    stochastic: dict[str, Any] = {"samples": recipe.samples, "noise": recipe.noise, "seed": seed}
+    top = min(prior.sigmas[1], 80.0)
+    start, end = recipe.bandwidth
+    if recipe.method in ("sds", "sjc"):
+        levels = NoiseLevels(low=low, high=high, distribution="timestep", weight="dreamfusion" if recipe.method == "sds" else "eps")
+        return (SDS if recipe.method == "sds" else SJC)(denoiser=denoiser, levels=levels, **stochastic)
+    if recipe.method == "vsd":
+        levels = NoiseLevels(low=low, high=high, distribution="timestep", weight="dreamfusion")
+        late = replace(levels, high=float(table[500]))
+        auxiliary = prior.auxiliary(prompts, seed=seed)
+        return VSD(denoiser=denoiser, auxiliary=auxiliary, levels=levels, late_levels=late, learning_rate=recipe.lora_lr, **stochastic)
+    if recipe.method == "sdi":
+        inverted = denoiser if prior.distilled else prior.denoiser(prompts, guidance=recipe.inversion * scale, negative=negative)
+        settings: dict[str, Any] = {"spacing": "timestep", "grid": "timestep", "steps": recipe.sampler_steps}
+        return SDI(denoiser=denoiser, inversion=inverted, start=high, end=low, **settings)
+    if recipe.method == "msd-split":
+        limited = recipe.interval != (999, 0)
+        interval = (float(table[recipe.interval[1]]), float(table[recipe.interval[0]])) if limited else EVERYWHERE
+        guided = prior.denoiser(prompts, guidance=scale, negative=negative, interval=interval)
+        split = SplitSampler(
+            steps=recipe.sampler_steps,
+            sigma_min=low,
+            sigma_max=high,
+            centre="point" if recipe.scaling == "none" else "inverted",
+            interval=interval,
+            timesteps=stable_diffusion_levels(),
+            verbatim=recipe.scaling == "verbatim",
+        )
+        return MSD(denoiser=guided, bandwidth=ExponentialBandwidth(start=start, end=end), sampler=split, **stochastic)
+    draw = ProximalSampler(steps=recipe.sampler_steps, sigma_min=low, sigma_max=top, data_std=prior.data_std, spread=SPREAD)
+    bandwidth = AdaptiveBandwidth(first=recipe.first or start, start=start, end=end, reach=0.0)
+    if recipe.method == "msd-proximal":
+        return MSD(denoiser=denoiser, bandwidth=bandwidth, sampler=draw, **stochastic)
+    first_draw = (recipe.sampler_steps - 1) / max(recipe.steps - 1, 1)
+    chain = replace(bandwidth, until=first_draw)
+    return PersistentMSD(denoiser=denoiser, bandwidth=chain, sampler=draw, target="drawn", noise=recipe.noise, seed=seed)

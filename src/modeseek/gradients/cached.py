@@ -1,0 +1,134 @@
+r"""Where the residual is taken, and how long one estimate serves.
+
+    space     loss of the image I, target y                 asked of the network    through the encoder
+    latent    w |encode(I) - y|^2 / 2                         x = encode(I)           forward and backward, every step
+    image     |I - decode(y)|^2 / 2                           x = encode(I)           forward alone, once an estimate
+
+The paper takes the residual at the latent. The encoder's Jacobian is badly conditioned: what comes back through it drifts in hue, while
+a target is a clean sample that can be decoded once and regressed as a image. An estimate's target may serve `refresh` steps (a draw of
+the product density costs many calls and says where to go for many steps); steps that it is held for ask the network nothing. Their weight
+w is the estimate's own in latent space; in image space it is 1 throughout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from modeseek.core.denoiser import per_item
+from modeseek.core.errors import InvalidInput, NonFiniteError
+from modeseek.gradients.base import Estimate, Gradient, residual
+
+Space = Literal["latent", "image"]
+Map = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Residual:
+    """An estimate at the place it belongs to.
+
+    Attributes:
+        place: x or the image, with the graph that leads back to the parameters: `place.backward(estimate.gradient)`.
+        value: the same, kept: no graph, and no part of the parameters.
+        estimate: gradient, target and residual at `place`; `calls` is 0 where it is held.
+        asked: x at which the network was asked for it in this very step, or None.
+    """
+
+    place: Tensor
+    value: Tensor
+    estimate: Estimate
+    asked: Tensor | None
+
+
+class CachedTarget:
+    """A gradient whose targets serve several steps, at x or at the image; one target a slot.
+
+    Args:
+        gradient: asked once in `refresh` calls of a slot.
+        space: "latent" or "image".
+        refresh: steps that one target serves.
+        encode: differentiable map from images to x; None: x is the image.
+        decode: map from x to images, needed in image space alone.
+
+    Raises:
+        InvalidInput: unknown space, refresh below 1, or image space without `decode`; called, a decoded target of another size.
+        NonFiniteError: called, x or the image is not finite.
+    """
+
+    def __init__(self, gradient: Gradient, *, space: Space, refresh: int, encode: Map | None, decode: Map | None) -> None:
+        if space not in ("latent", "image"):
+            raise InvalidInput(f"space {space!r} is unknown: choose latent or image")
+        if space == "image" and decode is None:
+            raise InvalidInput("space='image' compares images: give decode, the map from x to images (an image prior's `decode`)")
+        if refresh < 1:
+            raise InvalidInput(f"a target serves at least 1 step, got refresh={refresh}")
+        self.gradient, self.space, self.refresh, self.encode, self.decode = gradient, space, refresh, encode, decode
+        self.slots: dict[int, dict[str, Any]] = {}
+
+    def __call__(self, image: Tensor, *, slot: int, progress: float, rng: torch.Generator) -> Residual:
+        place = self.encode(image) if self.space == "latent" and self.encode is not None else image
+        here = place.detach().clone()  # the place may be the parameters themselves, which the update moves
+        check_finite(here)
+        cached = self.slots.get(slot)
+        if cached is not None and cached["age"] < self.refresh:
+            self.slots[slot] = cached | {"age": cached["age"] + 1}
+            return Residual(place, here, self._again(here, cached), None)
+        x = here if self.space == "latent" or self.encode is None else quietly(self.encode, here)
+        check_finite(x)
+        estimate = self.gradient(x, progress=progress, rng=rng)
+        cached = {"target": estimate.target, "weight": weight_of(estimate, x), "info": estimate.info, "age": 1}
+        if self.space == "image":
+            assert self.decode is not None
+            cached |= {"target": quietly(self.decode, estimate.target), "weight": torch.ones_like(cached["weight"])}
+            estimate = self._again(here, cached, calls=estimate.info["calls"])
+        self.slots[slot] = cached
+        return Residual(place, here, estimate, x)
+
+    @torch.no_grad()
+    def x_of(self, representation: nn.Module) -> Tensor:
+        """What the network would be asked about now: (batch, *event), no part of the parameters."""
+        return (representation() if self.encode is None else self.encode(representation())).clone()
+
+    def _again(self, here: Tensor, cached: dict[str, Any], calls: Tensor | float = 0.0) -> Estimate:
+        target = cached["target"].to(here)
+        if target.shape != here.shape:
+            raise InvalidInput(f"decode gives {tuple(target.shape)}, the representation {tuple(here.shape)}: render at the prior's size")
+        info = cached["info"] | {"calls": calls, "residual": residual(here, target)}
+        return Estimate(per_item(cached["weight"].to(here), here) * (here - target), target, info)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Targets, their weights, what is known of them, and their ages."""
+        return {str(slot): dict(cached) for slot, cached in self.slots.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.slots = {int(slot): dict(cached) for slot, cached in state.items()}
+
+
+def quietly(convert: Map, value: Tensor) -> Tensor:
+    """`convert(value)` with no graph."""
+    with torch.no_grad():
+        return convert(value)
+
+
+def check_finite(value: Tensor) -> None:
+    """Raise `NonFiniteError` unless all is finite."""
+    if not bool(value.isfinite().all()):
+        bad = int((~value.isfinite()).flatten(1).any(1).sum())
+        raise NonFiniteError(f"{bad} of {len(value)} objects have NaN or infinite entries; check the renderer or lower the rate")
+
+
+def weight_of(estimate: Estimate, x: Tensor) -> Tensor:
+    """The w of gradient = w (x - target), 1 where x is the target: (batch,).
+
+    Example:
+        >>> weight_of(Estimate(torch.tensor([[3.0], [0.0]]), torch.tensor([[1.0], [0.0]])), torch.tensor([[2.0], [0.0]]))
+        tensor([3., 1.])
+    """
+    away = (x - estimate.target).flatten(1)
+    square = away.square().sum(1)
+    return torch.where(square > 0, (estimate.gradient.flatten(1) * away).sum(1) / square, 1.0)

@@ -1,0 +1,69 @@
+r"""What a prior over images offers, whatever network is behind it: denoisers for prompts, and the way between images and x.
+
+x is the clean datum in the one coordinate of this package (`modeseek.core.denoiser`): the scaled latent of a latent diffusion model, the
+image itself in [-1, 1] of a pixel model. Images are (batch, 3, height, width) with values in [0, 1] everywhere in this package.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from modeseek.core.denoiser import Denoiser
+
+
+class ImagePrior(Protocol):
+    """A frozen diffusion model of images, with or without text.
+
+    Attributes:
+        event: shape of one x, (channels, height, width).
+        image_size: (height, width) of its images in pixels.
+        sigmas: (lowest, highest) noise level at which its network was trained.
+        data_std: standard deviation of x over the data, for the samplers that need one.
+        device: where x lives.
+        distilled: guidance was distilled into the network, which takes the scale as an input and knows no negative one.
+    """
+
+    @property
+    def event(self) -> tuple[int, int, int]: ...
+    @property
+    def image_size(self) -> tuple[int, int]: ...
+    @property
+    def sigmas(self) -> tuple[float, float]: ...
+    @property
+    def data_std(self) -> float: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def distilled(self) -> bool: ...
+
+    def denoiser(
+        self,
+        prompts: Sequence[str],
+        *,
+        guidance: float = 7.5,
+        negative: str = "",
+        interval: tuple[float, float] = (0.0, math.inf),
+    ) -> Denoiser:
+        """D for one prompt an item: x may hold len(prompts) items, or any multiple of it, copies of the whole batch one after another.
+
+        Guidance is D_u + guidance (D_c - D_u), D_u at the negative prompt, inside the interval of noise levels, evaluated as one batch.
+        One call of it counts as one denoiser call, guided or not.
+        """
+        ...
+
+    def encode(self, image: Tensor, *, rng: torch.Generator | None = None) -> Tensor:
+        """(batch, 3, height, width) in [0, 1] -> x, differentiable; the posterior's mean, or a draw of it where `rng` is given."""
+        ...
+
+    def decode(self, x: Tensor) -> Tensor:
+        """x -> (batch, 3, height, width), about [0, 1], differentiable, not clamped."""
+        ...
+
+    def auxiliary(self, prompts: Sequence[str], *, rank: int = 4, seed: int = 0) -> nn.Module:
+        """D_aux for VSD: the same network with a fresh LoRA, called `(x, sigma)`; its parameters and state are the LoRA's alone."""
+        ...

@@ -1,0 +1,23 @@
+"""Reproduction of the paper: its tables and figures (`paper`), further studies (`studies`), training of the shipped networks (`training`).
+
+Beside these three folders are the pieces that they share: an experiment is a list of independent cells (`experiment`, `cells`),
+on points of
+the plane (`plane`, `estimator_cells`), on images (`image_cells`, `image_methods`, `image_scores`) or on objects
+(`object_cells`). The library
+imports nothing from here.
+"""
+
+from modeseek.reproduction.experiment import Experiment as Experiment
+from modeseek.reproduction.experiment import Settings as Settings
+from modeseek.reproduction.paper import fig1, fig2, fig3, fig4, fig5, fig6, fig8, fig9, table1, table2, table3, table4
+from modeseek.reproduction.studies import demo, frontier, oracle, prior_quality, search_images, search_points, table3d
+
+EXPERIMENTS: dict[str, Experiment] = {
+    module.EXPERIMENT.name: module.EXPERIMENT
+    for module in (
+        *(table1, table2, table3, table4),
+        *(fig1, fig2, fig3, fig4, fig5, fig6, fig8, fig9),
+        *(table3d, oracle, frontier, search_points, search_images, prior_quality, demo),
+    )
+}
+"""Name -> experiment; the command line offers these."""

@@ -1,0 +1,82 @@
+"""The rows of Table 4: every method as published, at equal denoiser calls, at the best settings found, and ours."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from dataclasses import replace
+
+from modeseek.core.errors import InvalidInput
+from modeseek.distillation.recipes import RECIPES, Recipe
+from modeseek.reproduction.image_cells import DistilledImages, prompts_of
+from modeseek.tasks.text_to_image import PriorChoice
+
+
+def equal_calls(recipe: Recipe, budget: float) -> Recipe:
+    """The recipe at no more than `budget` denoiser calls, and close to it: each estimate serves as many steps as that asks.
+
+    Where the estimates that fit fall a little short of the steps, up to a twentieth of the steps is left out.
+
+    Raises:
+        InvalidInput: one estimate costs more than the budget.
+
+    Example:
+        >>> fitted = equal_calls(RECIPES["vsd"], 400)
+        >>> fitted.refresh, fitted.steps, fitted.calls
+        (3, 399, 399)
+    """
+    each = replace(recipe, steps=1).calls
+    if each > budget:
+        raise InvalidInput(f"one estimate of {recipe.method} costs {each:g} denoiser calls, more than the budget of {budget:g}")
+    fitted: list[Recipe] = []
+    for refresh in range(recipe.refresh, recipe.steps + 1):
+        lengths = range(math.ceil(0.95 * recipe.steps), recipe.steps + 1)
+        choices = [replace(recipe, refresh=refresh, steps=steps) for steps in lengths]
+        fitted += choices[: bisect_right(choices, budget, key=lambda choice: choice.calls)][-1:]
+        if choices[-1].calls <= budget:
+            break
+    return max(fitted, key=lambda choice: (choice.calls, choice.steps))
+
+
+METHODS: tuple[tuple[str, str], ...] = (
+    ("sds", "SDS"),
+    ("vsd", "VSD"),
+    ("sdi", "SDI"),
+    ("msd-published", "MSD"),
+)
+
+
+def published(prior: PriorChoice, seeds: int, seed: int, *, steps: int | None = None) -> list[DistilledImages]:
+    """Every method at its published settings and cost."""
+    return [_cell(prior, seeds, seed, name, method, "as published", _stepped(RECIPES[name], steps)) for name, method in METHODS]
+
+
+def at_equal_calls(prior: PriorChoice, seeds: int, seed: int, budget: float, *, steps: int | None = None) -> list[DistilledImages]:
+    """Every method at `budget` denoiser calls: published settings, the best found, and ours."""
+    cells = []
+    for name, method in METHODS:
+        recipe = equal_calls(_stepped(RECIPES[name], steps), budget)
+        cells.append(_cell(prior, seeds, seed, name, method, "as published, equal calls", recipe))
+    for name, method in METHODS[:3]:
+        recipe = equal_calls(_stepped(BEST[name], steps), budget)
+        cells.append(_cell(prior, seeds, seed, name, method, "best settings, equal calls", recipe))
+    for name, row in (("msd", "ours"), ("msd-persistent", "ours: persistent")):
+        cells.append(_cell(prior, seeds, seed, name, "MSD", f"{row}, equal calls", equal_calls(_stepped(RECIPES[name], steps), budget)))
+    return cells
+
+
+def _stepped(recipe: Recipe, steps: int | None) -> Recipe:
+    return recipe if steps is None else replace(recipe, steps=steps)
+
+
+def _cell(prior: PriorChoice, seeds: int, seed: int, name: str, method: str, row: str, recipe: Recipe) -> DistilledImages:
+    return DistilledImages(prior=prior, prompts=prompts_of(prior.name), seeds=seeds, recipe=recipe, method=method, row=row, seed=seed)
+
+
+BEST: dict[str, Recipe] = {
+    "sds": replace(RECIPES["sds"], space="image", noise="fresh", schedule="cosine"),
+    "vsd": replace(RECIPES["vsd"], space="image", noise="fresh", lora_lr=1e-3),
+    "sdi": replace(RECIPES["sdi"], space="image"),
+}
+"""The best settings that `modeseek run search4` found for the baselines; each searched over as many settings as ours. Of SDI two tied;
+this is the one that is better in Table 4."""

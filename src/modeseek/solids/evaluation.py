@@ -1,0 +1,297 @@
+r"""A distilled object against the exact solid its caption means: what it looks like, what shape it is, whether it has one front.
+
+    IoU               silhouettes (opacity above a half; of the solid, half of a pixel's rays), from 24 cameras
+    PSNR, SSIM        images from those cameras
+    Chamfer, F-score  points spread evenly over the mesh's outside against such points of the solid; the threshold is 0.02 diameters
+    mesh              1, or 0 where the volume has no surface: then there is no Chamfer distance, and the F-score is 0
+    front, back       shares of images from around the front and around the back that the classifier calls so: the test for Janus's second
+                      face. Only composites have a front to tell; of the others light and shade alone differ, and it is not asked
+
+A caption may leave the background open. Then there is no true one, and the solid is shown before the object's own background, the one
+thing that is taken over from what is judged; a background that is named must have been learned.
+
+Two sets of n random points on one surface are already about sqrt(area / n) / 2 apart: of 12 000, a hundredth, the floor of the Chamfer
+distance; the threshold of the F-score is three times as wide. Only what can be seen from around and above is compared, on both sides: no
+image ever says what is inside an object or below it, and an opaque volume is full of walls there (`seen_points`).
+
+Points on the solid: uniform random lines meet any surface uniformly in its area (Crofton; Santalo 1976), so the crossings of random lines
+are marched for along the signed distance and bisected. No shell is sampled and nothing is projected, so edges get no more than their share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from modeseek.core.errors import InvalidInput
+from modeseek.metrics.shapes import chamfer_and_f, diameter, on_triangles, psnr, silhouette_iou, ssim
+from modeseek.representations.nerf import Cameras, Mesh, NeRF, NeRFSettings, Ranges, extract_mesh
+from modeseek.representations.nerf.cameras import draw
+from modeseek.representations.nerf.field import Volume
+from modeseek.representations.nerf.rendering import Rendering
+from modeseek.solids import rendering
+from modeseek.solids.captions import COMPOSITES, Scene, parse
+from modeseek.solids.rendering import colour, palette, trace
+from modeseek.solids.shapes import solid
+
+if TYPE_CHECKING:
+    from modeseek.solids.scoring import Scorer
+
+VIEWS = 24
+ELEVATIONS = (10.0, 20.0, 30.0)
+THRESHOLD = 0.02  # of the F-score, in diameters
+REACH = 1.05  # every solid is within this ball
+DENSE = 200_000  # points on a mesh, before the hidden ones are dropped
+SHORTEST = 0.002  # of a march's steps: thinner slivers can be stepped over
+
+
+class Shown(Protocol):
+    """What is judged: a `NeRF`, or anything that is shown and cut open like one."""
+
+    @property
+    def field(self) -> Volume: ...
+    def render(self, cameras: Cameras, size: tuple[int, int], /) -> Rendering: ...
+
+
+def held_out_cameras() -> Cameras:
+    """The 24 cameras that objects are judged from: every 15 degrees around, elevations 10, 20, 30 in turn; never trained from exactly."""
+    azimuths = [360 / VIEWS * (k + 0.5) for k in range(VIEWS)]
+    return Cameras.orbit(azimuths, [ELEVATIONS[k % 3] for k in range(VIEWS)], distance=rendering.DISTANCE, fov=rendering.FIELD_OF_VIEW)
+
+
+def facing(side: str) -> Cameras:
+    """Nine cameras around the front or the back, within what the world calls so."""
+    centre = {"front": 0.0, "back": 180.0}[side]
+    places = [(centre + a, e) for a in (-24.0, 0.0, 24.0) for e in ELEVATIONS]
+    return Cameras.orbit([a for a, _ in places], [e for _, e in places], distance=rendering.DISTANCE, fov=rendering.FIELD_OF_VIEW)
+
+
+# ---------------------------------------------------------------- the truth
+def true_weights(scene: Scene, cameras: Cameras, *, size: int = 64) -> Tensor:
+    """Weights of colour slots and background, as `rendering.trace` gives them, from a NeRF's cameras: (n, slots + 1, size, size).
+
+    Raises:
+        InvalidInput: cameras that do not look at the origin with the world's field of view.
+    """
+    here = Cameras.orbit(cameras.azimuth, cameras.elevation, distance=cameras.distance, fov=rendering.FIELD_OF_VIEW)
+    straight = torch.allclose(here.eye, cameras.eye, atol=1e-4) and torch.allclose(here.target, cameras.target, atol=1e-4)
+    if not straight or not torch.allclose(here.fov, cameras.fov):
+        raise InvalidInput("the true images are known from cameras that look at the origin with a field of view of 40 degrees alone")
+    parts = [part.float().cpu() for part in (cameras.azimuth, cameras.elevation, cameras.distance)]
+    groups = torch.arange(len(cameras)).split(8)
+    return torch.cat([trace(solid(scene.structure), rendering.Cameras(*(p[g] for p in parts)), size=size) for g in groups])
+
+
+@cache
+def _classifier_weights(structure: tuple[str, ...], size: int) -> Tensor:
+    base = structure[1] if len(structure) == 2 else None
+    scene = Scene(shape=structure[0], colour="red", base=base, base_colour="red" if base else None)
+    return true_weights(scene, held_out_cameras(), size=size)
+
+
+def true_images(scene: Scene, weights: Tensor, background: Tensor | None = None) -> Tensor:
+    """Images of a scene from `true_weights`: (n, 3, h, w). `background` (n, 3, h, w) takes the place of one that it leaves open."""
+    slots = palette(scene)
+    if scene.background is None and background is not None:
+        slots[-1] = 0.0
+        return (colour(weights, slots.expand(len(weights), -1, -1)) + weights[:, -1:] * background).clamp(0, 1)
+    return colour(weights, slots.expand(len(weights), -1, -1))
+
+
+@cache
+def surface_points(structure: tuple[str, ...], count: int, *, seed: int = 0) -> Tensor:
+    """Random points spread evenly over a solid's surface, (count, 3) in double precision, on it to within 1e-9."""
+    distance = solid(structure).distance
+    rng = torch.Generator().manual_seed(seed)
+    found: list[Tensor] = []
+    while sum(map(len, found)) < count:
+        found.append(_crossings(distance, 2 * count, rng))
+    points = torch.cat(found)
+    return points[torch.randperm(len(points), generator=rng)[:count]]
+
+
+def _crossings(distance: Callable[[Tensor], Tensor], lines: int, rng: torch.Generator) -> Tensor:
+    """Where uniform random lines through the ball cross the surface."""
+    along = normalize(torch.randn(lines, 3, generator=rng, dtype=torch.float64), dim=1)
+    across = normalize(torch.linalg.cross(along, torch.randn(lines, 3, generator=rng, dtype=torch.float64)), dim=1)
+    offset = REACH * torch.rand(lines, 1, generator=rng, dtype=torch.float64).sqrt()  # uniform on the disc that the lines go through
+    start = offset * across - REACH * along
+    t = torch.zeros(lines, dtype=torch.float64)
+    here = distance(start)
+    crossed = []
+    while len(t):
+        step = here.abs().clamp_min(SHORTEST)
+        there = distance(start + (t + step)[:, None] * along)
+        change = (here < 0) != (there < 0)
+        crossed.append((start[change], along[change], t[change], step[change], here[change] < 0))
+        t, here = t + step, there
+        going = t < 2 * REACH
+        start, along, t, here = start[going], along[going], t[going], here[going]
+    origin, direction, low, width, inside = (torch.cat(column) for column in zip(*crossed, strict=True))
+    for _ in range(32):
+        width = width / 2
+        behind = (distance(origin + (low + width)[:, None] * direction) < 0) == inside
+        low = torch.where(behind, low + width, low)
+    return origin + low[:, None] * direction
+
+
+# ---------------------------------------------------------------- the scores
+@torch.no_grad()
+def score_object(
+    nerf: Shown, prompt: str, mesh: Mesh | None = None, *, size: int = 64, points: int = 12_000, classifier: Scorer | None = None
+) -> dict[str, float]:
+    """Every score of the module's page.
+
+    Args:
+        nerf: the object.
+        prompt: its caption; a view is ignored.
+        mesh: its surface; None: extracted.
+        size: side of the images.
+        points: on each of the two surfaces.
+        classifier: None: the package's own.
+
+    Raises:
+        InvalidInput: the prompt names no scene.
+        WeightsError: the package's classifier is needed and not there.
+        MissingPackage: meshes need the extra `threed`.
+
+    Returns:
+        "IoU", "PSNR", "SSIM", "F-score", "mesh" always; "Chamfer" where there is a surface; "front", "back" of composites.
+    """
+    scene, _ = parse(prompt)
+    weights = _classifier_weights(scene.structure, size)
+    rendered = [nerf.render(held_out_cameras()[[k]], (size, size)) for k in range(VIEWS)]
+    image = torch.cat([r.image for r in rendered]).float().cpu().clamp(0, 1)
+    opacity = torch.cat([r.opacity for r in rendered]).float().cpu()
+    behind = torch.cat([_background(nerf, r, size) for r in rendered]) if scene.background is None else None
+    truth = true_images(scene, weights, behind)
+    found = {
+        "IoU": float(silhouette_iou(opacity > 0.5, weights[:, -1:] < 0.5).mean()),
+        "PSNR": float(psnr(image, truth).mean()),
+        "SSIM": float(ssim(image, truth).mean()),
+    }
+    found |= shape_scores(nerf.field, scene.structure, mesh, points=points)
+    if scene.shape not in COMPOSITES:
+        return found
+    return found | sides_told(
+        lambda cameras: torch.cat([nerf.render(cameras[[k]], (64, 64)).image for k in range(len(cameras))]), prompt, classifier=classifier
+    )
+
+
+def shape_scores(volume: Volume, structure: tuple[str, ...], mesh: Mesh | None = None, *, points: int = 12_000) -> dict[str, float]:
+    """ "Chamfer" (a length; the solids' box is 2.1 wide), "F-score" and "mesh" of a volume's surface."""
+    if mesh is None:
+        try:
+            mesh = extract_mesh(volume, resolution=96)
+        except InvalidInput:  # fog, or nothing
+            return {"F-score": 0.0, "mesh": 0.0}
+    vertices, faces = torch.as_tensor(mesh.vertices).float(), torch.as_tensor(mesh.faces.astype("int64"))
+    made = seen_points(on_triangles(vertices, faces, DENSE, rng=torch.Generator().manual_seed(0)))[:points]
+    truth = true_outside(structure)[:points]
+    chamfer, f_score = chamfer_and_f(made, truth, THRESHOLD * diameter(truth[:4000]))
+    return {"Chamfer": chamfer, "F-score": f_score, "mesh": 1.0}
+
+
+def seen_points(points: Tensor, *, pixels: int = 64, tolerance: float = 0.04) -> Tensor:
+    """Those of many points on a surface, in random order, that no other one hides from every one of 32 cameras around and above.
+
+    A depth buffer of points (Catmull 1974): a point is seen where it is within the tolerance of the nearest one in its pixel, so there
+    must be several in each pixel that the surface covers.
+    """
+    above = Cameras.orbit([45.0 * k for k in range(8)], 65.0)
+    seen = torch.zeros(len(points), dtype=torch.bool)
+    for cameras in (held_out_cameras(), above):
+        for k in range(len(cameras)):
+            place, depth = (part[0] for part in cameras[[k]].project(points, (pixels, pixels)))
+            row, column = place.long().clamp(0, pixels - 1).unbind(1)
+            pixel = row * pixels + column
+            front = torch.full((pixels * pixels,), float("inf")).scatter_reduce(0, pixel, depth, "amin")
+            seen |= depth <= front[pixel] + tolerance
+    return points[seen]
+
+
+@cache
+def true_outside(structure: tuple[str, ...]) -> Tensor:
+    """Points spread evenly over what can be seen of a solid."""
+    return seen_points(surface_points(structure, DENSE // 4).float())
+
+
+@torch.no_grad()
+def sides_told(show: Callable[[Cameras], Tensor], prompt: str, *, classifier: Scorer | None = None) -> dict[str, float]:
+    """Shares of the images from around the front, and around the back, on which the classifier sees that side.
+
+    Args:
+        show: cameras -> images (n, 3, 64, 64) in [0, 1].
+        prompt: the caption.
+        classifier: None: the package's own.
+    """
+    if classifier is None:
+        from modeseek.solids.scoring import scorer
+
+        classifier = scorer()
+    scene, _ = parse(prompt)
+    found = {}
+    for side in ("front", "back"):
+        images = show(facing(side)).float().cpu()
+        found[side] = float(classifier.agreement(images, [scene.caption(side)] * len(images))["view"].mean())
+    return found
+
+
+def _background(nerf: Shown, rendered: Rendering, size: int) -> Tensor:
+    return nerf.field.background(rendered.directions).float().cpu().reshape(1, size, size, 3).permute(0, 3, 1, 2)
+
+
+# ---------------------------------------------------------------- the ceiling
+def fit_to_truth(
+    prompt: str,
+    settings: NeRFSettings | None = None,
+    *,
+    steps: int = 1000,
+    lr: float = 0.05,
+    seed: int = 0,
+    bank: int = 120,
+    device: str | torch.device = "cpu",
+    progress: Callable[[int, float], None] | None = None,
+) -> NeRF:
+    """A NeRF fitted to true images by their mean squared error: the best that a distillation of the same NeRF can hope for.
+
+    Args:
+        prompt: the caption; a background that it leaves open is grey.
+        settings: of the NeRF; None: the small one, from the views that the prior knows.
+        steps: of AdamW.
+        rate: learning rate, falling to 0 along a cosine.
+        seed: of the NeRF, of the cameras and of the order they come in.
+        bank: true images, traced once.
+        device: where it is fitted.
+        progress: called with the number of a step and its mean squared error.
+
+    Raises:
+        InvalidInput: the prompt names no scene, or no steps.
+    """
+    if min(steps, bank) < 1:
+        raise InvalidInput(f"a fit needs at least one step and one image, got {steps} and {bank}")
+    scene, _ = parse(prompt)
+    settings = (settings if settings is not None else NeRFSettings.cpu()).shortened(steps)
+    (height, width), rng = settings.views.size, torch.Generator().manual_seed(seed)
+    if height != width:
+        raise InvalidInput(f"true images are square, got views of {height} x {width}")
+    drawn = draw(Ranges.solids_views(), bank, rng=rng)
+    truth = true_images(scene, true_weights(scene, drawn, size=height)).to(device)
+    nerf = NeRF(settings, seed=seed).to(device)
+    optimiser = torch.optim.AdamW(nerf.groups(lr), betas=(0.9, 0.99), eps=1e-15)
+    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    for step in range(steps):
+        chosen = torch.randint(bank, (settings.views.count,), generator=rng)
+        error = ((nerf(drawn[chosen]) - truth[chosen]) ** 2).sum() / 2  # as distillation weighs it against the regularisers
+        optimiser.zero_grad()
+        error.backward()
+        optimiser.step()
+        falling.step()
+        if progress is not None:
+            progress(step, 2 * error.item() / truth[chosen].numel())
+    return nerf

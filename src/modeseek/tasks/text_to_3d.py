@@ -1,0 +1,253 @@
+"""From a prompt to an object: a NeRF distilled from views of a prior, and everything a run leaves on disk.
+
+    run.json             what was run, and how it ended
+    preview.png          the object from four sides, refreshed as it goes
+    turntable.gif, turntable.png   images all around it, as a film and as a sheet; depth.png and normals.png beside them
+    mesh.glb, .obj, .ply           its surface; `modeseek export RUN` makes them again, at another resolution
+    curves.jsonl         a line a step
+    checkpoint.safetensors         from which a killed run goes on to the same object
+
+A prompt is extended by the word for each view ("..., side view"): cameras move, so which prompts a denoiser is asked for changes from step
+to step (`ViewDependentPrior`); with Perp-Neg each view is pushed off the words for the others, the more the further it is turned
+from them. A
+target that serves several steps needs the same cameras for as long, so the NeRF keeps them (`Views.refresh`). An object that is empty or
+fog (`degenerate`) at three previews in a row stops its run, with its state on disk.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+import modeseek
+from modeseek.core.errors import Degenerate, InvalidInput, OutputError, WeightsError
+from modeseek.core.files import read_json, read_state, write_json
+from modeseek.distillation.loop import Step, distill
+from modeseek.distillation.recipes import Recipe, build
+from modeseek.plots.images import save_animation, save_image, save_sheet, tiled
+from modeseek.priors.base import ImagePrior
+from modeseek.priors.sharded import sharded
+from modeseek.priors.view_dependent import ViewDependentPrior
+from modeseek.representations.nerf import Cameras, NeRF, NeRFSettings, Ranges, degenerate, extract_mesh
+from modeseek.scaling.ranks import ALONE, Ranks
+from modeseek.tasks.run_folder import claim, line_of, lines_before, plain_config, write_lines
+from modeseek.tasks.text_to_image import PriorChoice
+
+OURS = Recipe(method="msd-proximal", space="image", steps=250, lr=0.06, schedule="cosine", sampler_steps=5, refresh=5, bandwidth=(3.0, 0.4))
+OBJECT_RECIPES: dict[str, Recipe] = {
+    "msd": OURS,
+    "msd-persistent": replace(OURS, method="msd-persistent", refresh=1),
+    "msd-published": Recipe(method="msd-split", steps=250, lr=0.02, schedule="cosine", bandwidth=(1e3, 1e-2)),
+    "sds": Recipe(method="sds", steps=250, lr=0.02, schedule="cosine"),
+    "vsd": Recipe(method="vsd", steps=250, lr=0.02, schedule="cosine"),
+    "sdi": Recipe(method="sdi", steps=250, lr=0.02, schedule="cosine", timesteps=(980, 250)),
+}
+"""By name, for the small volume; `modeseek 3d --method NAME`. In as few steps the rate must be higher than the paper's, and fall. Residuals
+through the encoder bear a third of ours: at 0.08 SDS makes fog."""
+PAPER_RECIPES = {name: replace(recipe, steps=10_000, lr=1e-2, schedule="constant") for name, recipe in OBJECT_RECIPES.items()}
+"""The same with the paper's optimiser, for the paper's volume."""
+PREVIEWS = 20
+PATIENCE = 3  # previews in a row at which an object may be empty or fog before its run is stopped
+TURNTABLE = 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectRun:
+    """One distillation of an object.
+
+    Args:
+        prompt: what to make, without a view.
+        negative: what to guide away from.
+        prior: which model.
+        recipe: the gradient and its settings.
+        preset: "cpu" (small, for the embedded prior) or "paper".
+        views: images a step; None: the preset's.
+        size: side of a rendered image; None: the prior's, or the preset's where that is larger.
+        low: (side, step): another size until that step; None: one size throughout.
+        perp_neg: push each view off the words for the others.
+        seed: of everything random.
+    """
+
+    prompt: str
+    negative: str = ""
+    prior: PriorChoice = field(default_factory=PriorChoice)
+    recipe: Recipe = OBJECT_RECIPES["msd"]
+    preset: Literal["cpu", "paper"] = "cpu"
+    views: int | None = None
+    size: int | None = None
+    low: tuple[int, int] | None = None
+    perp_neg: bool = False
+    seed: int = 0
+
+    @property
+    def guidance(self) -> float:
+        """The scale in force."""
+        return self.prior.guidance if self.recipe.guidance is None else self.recipe.guidance
+
+
+def volume_of(run: ObjectRun, prior: ImagePrior) -> NeRF:
+    """The untrained NeRF of a run, its cameras kept as long as the recipe's targets."""
+    if run.preset not in ("cpu", "paper"):
+        raise InvalidInput(f"preset {run.preset!r} is unknown: choose cpu or paper")
+    settings = NeRFSettings.cpu() if run.preset == "cpu" else NeRFSettings.paper()
+    size = (run.size, run.size) if run.size is not None else prior.image_size if run.preset == "cpu" else settings.views.size
+    distributions = Ranges.solids_views() if run.prior.name == "solids" else settings.views.distributions
+    low = None if run.low is None else (run.low[0], run.low[0], run.low[1])
+    views = replace(
+        settings.views, count=run.views or settings.views.count, size=size, low=low, distributions=distributions, refresh=run.recipe.refresh
+    )
+    return NeRF(replace(settings, views=views).shortened(run.recipe.steps), seed=run.seed).to(prior.device)
+
+
+def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images at the size a prior takes, bilinear where theirs differs."""
+    return image if image.shape[-2:] == size else interpolate(image, size=size, mode="bilinear", antialias=True)
+
+
+def steps_of(run: ObjectRun, prior: ImagePrior, nerf: NeRF, *, checkpoint: Path | None = None, ranks: Ranks = ALONE) -> Iterator[Step]:
+    """The loop of a run on its NeRF; `ranks` share the views of a step."""
+    nerf.ranks, shared = ranks, sharded(prior, ranks)
+    azimuths = (lambda: nerf.cameras.azimuth) if run.perp_neg else None
+    viewed = ViewDependentPrior(prior=shared, names=lambda: nerf.cameras.names, azimuths=azimuths)
+    if run.perp_neg and getattr(getattr(prior, "family", None), "guidance", "classifier-free") != "classifier-free":
+        raise InvalidInput("Perp-Neg needs a model with classifier-free guidance; this one has its guidance built in or none")
+    prompts = [run.prompt] * nerf.settings.views.count
+    gradient = build(run.recipe, viewed, prompts, guidance=run.guidance, negative=run.negative, seed=run.seed)
+    ranks.summed(getattr(gradient, "optimiser", None))
+    return distill(
+        nerf,
+        gradient,
+        steps=run.recipe.steps,
+        optimiser=partial(_optimiser, nerf),
+        lr=run.recipe.lr,
+        schedule=run.recipe.schedule,
+        encode=lambda image: shared.encode(resized(image, prior.image_size)),
+        decode=(lambda x: resized(shared.decode(x), nerf.size)) if run.recipe.space == "image" else None,
+        space=run.recipe.space,
+        refresh=run.recipe.refresh,
+        seed=run.seed,
+        checkpoint=checkpoint,
+        ranks=ranks,
+    )
+
+
+def _optimiser(nerf: NeRF, parameters: Any, lr: float) -> torch.optim.Optimizer:
+    del parameters  # the NeRF's own groups: the background has a rate of its own
+    return torch.optim.AdamW(nerf.groups(lr), betas=(0.9, 0.99), eps=1e-15)
+
+
+def distill_object(run: ObjectRun, out: Path, *, ranks: Ranks = ALONE) -> Iterator[Step]:
+    """Distil the run's object into `out`, yielding each step; a finished run yields nothing and is left as it is.
+
+    With several `ranks` every process calls this with the same run; the first alone writes.
+
+    Raises:
+        RankLost: another process died or froze.
+        Degenerate: the object is empty or fog at three previews in a row; its state and its previews stay.
+        OutputError: the folder holds another run, or cannot be written.
+        InvalidInput, WeightsError: the prior cannot be opened, or the prompt means nothing to it.
+    """
+    config = plain_config(run)
+    if ranks.first(lambda: claim(out, config)) == "finished":
+        return
+    prior = replace(run.prior, device=ranks.device(run.prior.device)).open()
+    nerf = volume_of(run, prior)
+    stride = max(1, run.recipe.steps // PREVIEWS)
+    lines: list[dict[str, float]] | None = None
+    lost: list[str] = []
+    for step in steps_of(run, prior, nerf, checkpoint=out / "checkpoint.safetensors", ranks=ranks):
+        if lines is None:
+            lines = lines_before(out, step.index)
+        lines.append(line_of(step))
+        if ranks.leads and ((step.index + 1) % stride == 0 or step.index == 0):
+            write_lines(out, lines)
+            save_image(out / "preview.png", tiled(around(nerf, 4), 4))
+        if (step.index + 1) % stride == 0 and stride > 1:
+            wrong = degenerate(nerf.field)
+            lost = [*lost, wrong] if wrong else []
+            if len(lost) >= PATIENCE:
+                words = f"the object is {wrong} and has been for {PATIENCE} previews"
+                raise Degenerate(
+                    f"step {step.index}: {words}; its last state is in {out}: try another --seed, or a lower --lr, in another --out"
+                )
+        yield step
+    ranks.first(lambda: _finish(out, run, config, lines or lines_before(out, math.inf), nerf))
+
+
+def _finish(out: Path, run: ObjectRun, config: dict[str, Any], lines: list[dict[str, float]], nerf: NeRF) -> None:
+    """Everything that is written once, at the end; run.json last."""
+    write_lines(out, lines)
+    calls = lines[-1]["calls"] if lines else 0.0
+    show(nerf, out)
+    facts = {"guidance": run.guidance, "calls": calls} | export_mesh(nerf, out)
+    write_json(out / "run.json", {"version": modeseek.__version__, "config": config, "finished": True, **facts})
+
+
+@torch.no_grad()
+def around(nerf: NeRF, count: int, *, elevation: float = 20.0, size: int | None = None) -> Tensor:
+    """Images from all around, the front first: (count, 3, h, w)."""
+    side = (size, size) if size is not None else None
+    cameras = [Cameras.orbit([360.0 * k / count], elevation) for k in range(count)]
+    return torch.cat([nerf.render(camera, side).image for camera in cameras])
+
+
+@torch.no_grad()
+def show(nerf: NeRF, out: Path, *, size: int = 128) -> None:
+    """The turntable, and depth and normals from four sides."""
+    images = around(nerf, TURNTABLE, size=size)
+    save_animation(out / "turntable.gif", list(images))
+    save_sheet(out / "turntable.png", list(images.split(8)))
+    rendered = [nerf.render(Cameras.orbit([90.0 * k], 20.0), (size, size), normals=True) for k in range(4)]
+    opacity = torch.cat([r.opacity for r in rendered]).reshape(4, 1, size, size)
+    depth = torch.cat([r.depth for r in rendered]).reshape(4, 1, size, size)
+    near, far = 2.1, 4.3
+    save_image(out / "depth.png", tiled((opacity * (far - depth) / (far - near)).clamp(0, 1).expand(-1, 3, -1, -1), 4))
+    if rendered[0].normals is not None:
+        normals = torch.cat([torch.as_tensor(r.normals) for r in rendered]).reshape(4, 3, size, size)
+        save_image(out / "normals.png", tiled((normals / 2 + 0.5).clamp(0, 1), 4))
+
+
+def export_mesh(
+    nerf: NeRF, out: Path, *, resolution: int = 96, threshold: float | None = None, texture: int | None = 512
+) -> dict[str, Any]:
+    """mesh.glb and .obj with a texture, .ply with vertex colours; what they are, or why there is none."""
+    try:
+        mesh = extract_mesh(nerf.field, resolution=resolution, threshold=threshold)
+    except InvalidInput as error:
+        return {"mesh": None, "why": str(error)}
+    mesh.save(out / "mesh.ply")
+    watertight = bool(mesh.trimesh().is_watertight)
+    textured = extract_mesh(nerf.field, resolution=resolution, threshold=mesh.threshold, texture=texture) if texture else mesh
+    textured.save(out / "mesh.glb")
+    textured.save(out / "mesh.obj")
+    return {"mesh": {"threshold": mesh.threshold, "faces": len(mesh.faces), "watertight": watertight, "resolution": resolution}}
+
+
+def reopened(folder: Path) -> tuple[ObjectRun, NeRF]:
+    """The run a folder holds, and its NeRF as it was last saved.
+
+    Raises:
+        OutputError: there is no run in the folder, or none with a checkpoint.
+    """
+    path = folder / "run.json"
+    if not path.exists():
+        raise OutputError(f"{folder} holds no run: there is no run.json")
+    config = read_json(path)["config"]
+    settings: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in config["recipe"].items()}
+    recipe = Recipe(**settings)
+    run = ObjectRun(**{**config, "prior": PriorChoice(**config["prior"]), "recipe": recipe})
+    prior = run.prior.open()
+    nerf = volume_of(run, prior)
+    try:
+        nerf.load_state_dict(read_state(folder / "checkpoint.safetensors", kind="distillation")["representation"])
+    except (RuntimeError, KeyError) as error:
+        raise WeightsError(f"{folder / 'checkpoint.safetensors'} does not fit this version's NeRF: {str(error).splitlines()[0]}") from error
+    return run, nerf

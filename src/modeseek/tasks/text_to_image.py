@@ -1,0 +1,278 @@
+"""From a prompt to images: one run of a recipe on an image prior, with everything it leaves on disk.
+
+run.json            what was run, and how it ended
+image-K.png       the result of seed K, pixel for pixel
+frames/             the seeds side by side, every so many steps
+sheet.png           the frames as a contact sheet over time, a row a seed
+animation.gif       the frames as a film
+curves.jsonl        a line a step: calls, bandwidth, residual, noise level; curves.png shows them
+checkpoint.safetensors   from which a killed run goes on to the same pixels
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import modeseek
+from modeseek.core.errors import InvalidInput
+from modeseek.core.files import write_json
+from modeseek.core.sampling import ddim
+from modeseek.core.schedules import sampling_levels
+from modeseek.distillation.loop import Step, distill
+from modeseek.distillation.recipes import RECIPES, Recipe, build
+from modeseek.plots import Curve, save_curves
+from modeseek.plots.images import save_animation, save_image, save_sheet, tiled
+from modeseek.priors.base import ImagePrior
+from modeseek.priors.pipelines import load_prior
+from modeseek.priors.sharded import sharded
+from modeseek.priors.solids import GUIDANCE as SOLIDS_GUIDANCE
+from modeseek.priors.solids import solids_prior
+from modeseek.representations import CoordinateMLP, Latents, Pixels
+from modeseek.scaling.ranks import ALONE, Ranks
+from modeseek.tasks.run_folder import claim, line_of, lines_before, plain_config, write_lines
+
+RepresentationName = Literal["mlp", "pixels", "latents"]
+FRAMES = 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorChoice:
+    """Which prior, and where it runs.
+
+    Args:
+        name: "solids", a folder in diffusers' layout, or a hub id.
+        device: "cpu", "cuda", ...
+        dtype: of its networks.
+        image_size: side of the image in pixels; None: the model's own.
+        download: whether a hub id that is not on disk may be fetched.
+    """
+
+    name: str = "solids"
+    device: str = "cpu"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    image_size: int | None = None
+    download: bool = False
+
+    def open(self) -> ImagePrior:
+        """The prior, loaded and frozen."""
+        if self.name == "solids":
+            return solids_prior(device=self.device, dtype=self.dtype)
+        size = None if self.image_size is None else (self.image_size, self.image_size)
+        return load_prior(self.name, device=self.device, dtype=self.dtype, image_size=size, download=self.download)
+
+    @property
+    def guidance(self) -> float:
+        """The scale used where none is asked for: what suits `solids`, and the paper's 7.5 anywhere else."""
+        return SOLIDS_GUIDANCE if self.name == "solids" else 7.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageRun:
+    """One distillation of images from a prompt.
+
+    Args:
+        prompt: what to draw.
+        negative: what to guide away from.
+        prior: which model.
+        recipe: the gradient and its settings.
+        seeds: one image each.
+        representation: "mlp" (the paper's coordinate network), "pixels" or "latents".
+        seed: of the gradient's randomness.
+    """
+
+    prompt: str
+    negative: str = ""
+    prior: PriorChoice = field(default_factory=PriorChoice)
+    recipe: Recipe = RECIPES["msd"]
+    seeds: tuple[int, ...] = (0, 1, 2, 3)
+    representation: RepresentationName = "mlp"
+    seed: int = 0
+
+    @property
+    def guidance(self) -> float:
+        """The scale in force."""
+        return self.prior.guidance if self.recipe.guidance is None else self.recipe.guidance
+
+
+def canvas(kind: RepresentationName, prior: ImagePrior, seeds: Sequence[int]) -> nn.Module:
+    """What is optimised: a batch of one image (or latent) a seed."""
+    if kind == "latents":
+        return Latents(seeds, event=prior.event, std=prior.data_std).to(prior.device)
+    if kind not in ("mlp", "pixels"):
+        raise InvalidInput(f"representation {kind!r} is unknown: choose mlp, pixels or latents")
+    made = CoordinateMLP(seeds, size=prior.image_size) if kind == "mlp" else Pixels(seeds, size=prior.image_size)
+    return made.to(prior.device)
+
+
+def distilled(
+    prior: ImagePrior,
+    prompts: Sequence[str],
+    recipe: Recipe,
+    *,
+    guidance: float,
+    seeds: Sequence[int],
+    representation: RepresentationName = "mlp",
+    negative: str = "",
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    ranks: Ranks = ALONE,
+) -> tuple[nn.Module, Iterator[Step]]:
+    """The canvas and the loop that paints on it, one image for each of `prompts` and `seeds` side by side; `ranks` share their work.
+
+    Raises:
+        InvalidInput: a recipe in image space on free latents.
+    """
+    if representation == "latents" and recipe.space == "image":
+        raise InvalidInput("free latents are no images: choose space=latent, or the representation mlp or pixels")
+    made = canvas(representation, prior, seeds)
+    shared = sharded(prior, ranks)
+    gradient = build(recipe, shared, prompts, guidance=guidance, negative=negative, seed=seed)
+    ranks.spread(made)
+    ranks.summed(getattr(gradient, "optimiser", None))
+    steps = distill(
+        made,
+        gradient,
+        steps=recipe.steps,
+        optimiser=recipe.optimiser,
+        lr=recipe.lr,
+        schedule=recipe.schedule,
+        encode=None if representation == "latents" else shared.encode,
+        decode=shared.decode if recipe.space == "image" else None,
+        space=recipe.space,
+        refresh=recipe.refresh,
+        seed=seed,
+        checkpoint=checkpoint,
+        ranks=ranks,
+    )
+    return made, steps
+
+
+@torch.no_grad()
+def images_of(made: nn.Module, prior: ImagePrior) -> Tensor:
+    """What the canvas shows now: (n, 3, h, w) in [0, 1]."""
+    shown = made()
+    return (prior.decode(shown) if isinstance(made, Latents) else shown).clamp(0, 1)
+
+
+@torch.no_grad()
+def sampled(prior: ImagePrior, prompts: Sequence[str], *, guidance: float, steps: int, seeds: Sequence[int], negative: str = "") -> Tensor:
+    """DDIM images, one for each prompt and seed side by side: (n, 3, h, w) in [0, 1]. `steps` denoiser calls."""
+    noise = torch.stack([torch.randn(prior.event, generator=torch.Generator().manual_seed(s)) for s in seeds]).to(prior.device)
+    levels = sampling_levels(steps, prior.sigmas)
+    x = ddim(prior.denoiser(prompts, guidance=guidance, negative=negative), levels[0] * noise, levels)
+    return prior.decode(x).clamp(0, 1)
+
+
+# ---------------------------------------------------------------- runs on disk
+def distill_images(run: ImageRun, out: Path, *, ranks: Ranks = ALONE) -> Iterator[Step]:
+    """Distil the run's images into `out`, yielding each step; a finished run yields nothing and is left as it is.
+
+    With several `ranks` every process calls this with the same run; the first alone writes.
+
+    Raises:
+        RankLost: another process died or froze.
+        OutputError: the folder holds another run, or cannot be written.
+        InvalidInput, WeightsError: the prior cannot be opened, or the prompt means nothing to it.
+    """
+    config = plain_config(run)
+    if ranks.first(lambda: claim(out, config)) == "finished":
+        return
+    prior = replace(run.prior, device=ranks.device(run.prior.device)).open()
+    made, steps = distilled(
+        prior,
+        [run.prompt] * len(run.seeds),
+        run.recipe,
+        guidance=run.guidance,
+        seeds=run.seeds,
+        representation=run.representation,
+        negative=run.negative,
+        seed=run.seed,
+        checkpoint=out / "checkpoint.safetensors",
+        ranks=ranks,
+    )
+    stride = max(1, run.recipe.steps // FRAMES)
+    lines: list[dict[str, float]] | None = None
+    last: Step | None = None
+    for step in steps:
+        if lines is None:
+            lines = lines_before(out, step.index)
+        lines.append(line_of(step))
+        if ranks.leads and (step.index % stride == 0 or step.index + 1 == run.recipe.steps):
+            _save_frame(out, step.index, images_of(made, prior))
+            write_lines(out, lines)
+        last = step
+        yield step
+    ranks.first(lambda: _finish(out, run, config, lines or lines_before(out, math.inf), images_of(made, prior), last))
+
+
+def _save_frame(out: Path, index: int, images: Tensor) -> None:
+    save_image(out / "frames" / f"{index:06d}.png", tiled(images, len(images)))
+
+
+def _frames(out: Path, count: int) -> tuple[list[int], list[Tensor]]:
+    """Steps of the frames on disk, and each as (count, 3, h, w)."""
+    found: dict[int, Tensor] = {}
+    for path in sorted((out / "frames").glob("*.png")):
+        with Image.open(path) as file:
+            image = torch.frombuffer(bytearray(file.convert("RGB").tobytes()), dtype=torch.uint8).reshape(file.height, file.width, 3)
+        found[int(path.stem)] = torch.stack((image.permute(2, 0, 1).float() / 255).chunk(count, 2))
+    return list(found), list(found.values())
+
+
+def _finish(out: Path, run: ImageRun, config: dict[str, Any], lines: list[dict[str, float]], images: Tensor, last: Step | None) -> None:
+    """Everything that is written once, at the end; run.json last."""
+    write_lines(out, lines)
+    for seed, image in zip(run.seeds, images, strict=True):
+        save_image(out / f"image-{seed}.png", image)
+    indices, frames = _frames(out, len(run.seeds))
+    shown = sorted({round(i * (len(frames) - 1) / 7) for i in range(8)})
+    rows = [torch.stack([frames[i][seed] for i in shown]) for seed in range(len(run.seeds))]
+    names = [f"seed {seed}" for seed in run.seeds]
+    save_sheet(out / "sheet.png", rows, rows_named=names, columns_named=[f"step {indices[i] + 1}" for i in shown])
+    save_animation(out / "animation.gif", [tiled(frame, len(frame)) for frame in frames])
+    panels = []
+    for name in ("calls", "bandwidth", "residual", "sigma"):
+        with_value = [line for line in lines if name in line]
+        if with_value:
+            panels.append((name, "step", name, [Curve(name, [line["step"] for line in with_value], [line[name] for line in with_value])]))
+    save_curves(out / "curves.png", panels)
+    calls = lines[-1]["calls"] if lines else 0.0
+    converged = bool(last.converged.all()) if last is not None else False
+    facts = {"guidance": run.guidance, "calls": calls, "steps_done": int(lines[-1]["step"]) + 1 if lines else 0, "converged": converged}
+    write_json(out / "run.json", {"version": modeseek.__version__, "config": config, "finished": True, **facts})
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleRun:
+    """DDIM images of a prompt, the reference that every gradient is held against."""
+
+    prompt: str
+    negative: str = ""
+    prior: PriorChoice = field(default_factory=PriorChoice)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 7)
+    steps: int = 32
+    guidance: float | None = None
+
+
+def sample(run: SampleRun, out: Path) -> Tensor:
+    """Draw the run's images into `out`: image-K.png, sheet.png and run.json. Returns them."""
+    config = plain_config(run)
+    claim(out, config)
+    prior = run.prior.open()
+    guidance = run.prior.guidance if run.guidance is None else run.guidance
+    prompts = [run.prompt] * len(run.seeds)
+    images = sampled(prior, prompts, guidance=guidance, steps=run.steps, seeds=run.seeds, negative=run.negative)
+    for seed, image in zip(run.seeds, images, strict=True):
+        save_image(out / f"image-{seed}.png", image)
+    save_sheet(out / "sheet.png", list(images.split(8)), rows_named=[run.prompt] if len(images) <= 8 else ())
+    facts = {"guidance": guidance, "calls": run.steps}
+    write_json(out / "run.json", {"version": modeseek.__version__, "config": config, "finished": True, **facts})
+    return images

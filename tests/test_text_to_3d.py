@@ -1,0 +1,154 @@
+"""`modeseek 3d` end to end on a tiny pipeline: files, resume to the same object, prompts that follow the cameras, errors."""
+
+import json
+
+import pytest
+import torch
+
+from modeseek.cli import main
+from modeseek.core.errors import Degenerate, InvalidInput, OutputError
+from modeseek.core.files import read_state
+from modeseek.distillation.recipes import varied
+from modeseek.priors.view_dependent import ViewDependentPrior
+from modeseek.tasks.text_to_3d import OBJECT_RECIPES, ObjectRun, distill_object, reopened, resized, steps_of, volume_of
+from modeseek.tasks.text_to_image import PriorChoice
+
+pytestmark = pytest.mark.filterwarnings("ignore::modeseek.core.errors.PromptCut")
+SMALL = {"steps": 30, "refresh": 3, "sampler_steps": 2}
+
+
+def tiny_run(folder, **changes):
+    recipe = varied("msd", recipes=OBJECT_RECIPES, **{**SMALL, **changes})
+    return ObjectRun(prompt="a red cat", prior=PriorChoice(name=str(folder)), recipe=recipe, views=2)
+
+
+def test_run_leaves_an_object_and_resumes_to_the_same(pipeline_folder, tmp_path):
+    run = tiny_run(pipeline_folder("sd1"))
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    steps = list(distill_object(run, whole))
+    assert steps[-1].calls == pytest.approx(run.recipe.calls)
+    for step in distill_object(run, broken):
+        if step.index == 27:  # saved at 25
+            break
+    assert not json.loads((broken / "run.json").read_text())["finished"]
+    list(distill_object(run, broken))
+    one, two = (read_state(folder / "checkpoint.safetensors", kind="distillation") for folder in (whole, broken))
+    assert all(torch.equal(one["representation"][name], value) for name, value in two["representation"].items() if torch.is_tensor(value))
+    one, two = (folder.joinpath("curves.jsonl").read_text() for folder in (whole, broken))
+    assert [json.loads(line)["step"] for line in one.splitlines()] == list(range(30))
+    assert json.loads(two.splitlines()[0]) == json.loads(one.splitlines()[0])  # what was written before the kill is kept
+    facts = json.loads((whole / "run.json").read_text())
+    assert facts["finished"]
+    assert facts["calls"] == json.loads((broken / "run.json").read_text())["calls"] == steps[-1].calls
+    names = {path.name for path in whole.iterdir()}
+    assert {"turntable.gif", "turntable.png", "depth.png", "normals.png", "preview.png", "curves.jsonl"} <= names
+    if facts["mesh"] is not None:
+        assert {"mesh.glb", "mesh.obj", "mesh.ply"} <= names
+    _, nerf = reopened(whole)
+    assert nerf.step == 30
+    assert list(distill_object(run, whole)) == []
+
+
+@pytest.mark.parametrize("method", list(OBJECT_RECIPES))
+def test_every_method(pipeline_folder, method):
+    recipe = varied(method, recipes=OBJECT_RECIPES, steps=2, sampler_steps=2)
+    run = ObjectRun(prompt="a cat", prior=PriorChoice(name=str(pipeline_folder("sd1"))), recipe=recipe, views=1)
+    prior = run.prior.open()
+    steps = list(steps_of(run, prior, volume_of(run, prior)))
+    assert len(steps) == 2
+    assert bool(steps[-1].estimate.gradient.isfinite().all())
+
+
+def test_prompts_follow_the_cameras():
+    asked = []
+
+    class Fake:
+        event = (1, 2, 2)
+
+        def denoiser(self, prompts, **settings):
+            asked.append(tuple(prompts))
+            return lambda x, sigma: x
+
+    names = ["front", "back"]
+    viewed = ViewDependentPrior(prior=Fake(), names=lambda: names)
+    denoise = viewed.denoiser(["a cat", "a cat"])
+    for chosen in (["front", "back"], ["side", "side"], ["front", "back"]):
+        names[:] = chosen
+        denoise(torch.zeros(2, 1, 2, 2), torch.tensor(1.0))
+    assert asked == [("a cat, front view", "a cat, back view"), ("a cat, side view", "a cat, side view")]
+    assert viewed.event == (1, 2, 2)
+
+
+def test_perp_neg_asks_for_the_other_views(pipeline_folder):
+    run = ObjectRun(**{**vars(tiny_run(pipeline_folder("sd1"), steps=3)), "perp_neg": True})
+    prior = run.prior.open()
+    plain = ObjectRun(**{**vars(run), "perp_neg": False})
+    ends = [list(steps_of(which, prior, volume_of(which, prior)))[-1] for which in (run, plain)]
+    assert all(bool(step.estimate.gradient.isfinite().all()) for step in ends)
+    assert not torch.equal(ends[0].estimate.gradient, ends[1].estimate.gradient)
+
+    class Fake:
+        def denoiser(self, prompts, *, guidance, **settings):
+            word = prompts[0].split(", ")[1].split()[0]
+            ends = {"back": torch.tensor([[[[1.0, 0.0]]]]), "front": torch.tensor([[[[1.0, 1.0]]]]), "side": torch.zeros(1, 1, 1, 2)}
+            return lambda x, sigma: guidance * ends[word]
+
+    viewed = ViewDependentPrior(prior=Fake(), names=lambda: ["back"], azimuths=lambda: torch.tensor([180.0]))
+    found = viewed.denoiser(["a cat"], guidance=2.0)(torch.zeros(1, 1, 1, 2), torch.tensor(1.0))
+    assert torch.allclose(found, torch.tensor([[[[2.0, -2 * 1.967]]]]))  # the front is pushed off beside the back's direction
+
+
+def test_an_object_that_is_lost_stops_its_run(pipeline_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("modeseek.tasks.text_to_3d.degenerate", lambda volume: "empty")
+    run = tiny_run(pipeline_folder("sd1"), steps=60)
+    with pytest.raises(Degenerate, match=r"step 8: the object is empty and has been for 3 previews; its last state is in .* --seed"):
+        list(distill_object(run, tmp_path))
+    assert not json.loads((tmp_path / "run.json").read_text())["finished"]
+    assert (tmp_path / "preview.png").exists()
+
+
+def test_cameras_stay_as_long_as_a_target(pipeline_folder):
+    run = tiny_run(pipeline_folder("sd1"), refresh=5)
+    nerf = volume_of(run, run.prior.open())
+    seen = []
+    for _ in range(10):
+        nerf()
+        seen.append(nerf.cameras.azimuth.tolist())
+    assert seen[:5] == [seen[0]] * 5
+    assert seen[5:] == [seen[5]] * 5
+    assert seen[0] != seen[5]
+
+
+@pytest.mark.parametrize("method", ["msd", "vsd", "sds"])
+def test_images_grow_with_their_cameras(pipeline_folder, method):
+    recipe = varied(method, recipes=OBJECT_RECIPES, steps=6, sampler_steps=2, refresh=2)
+    run = ObjectRun(prompt="a cat", prior=PriorChoice(name=str(pipeline_folder("sd1"))), recipe=recipe, views=1, size=12, low=(8, 3))
+    prior = run.prior.open()
+    nerf, sizes = volume_of(run, prior), []
+    for step in steps_of(run, prior, nerf):
+        assert bool(step.estimate.gradient.isfinite().all())
+        sizes.append(nerf.size)
+    assert sizes == [(8, 8)] * 4 + [(12, 12)] * 2
+    with pytest.raises(InvalidInput, match="positive"):
+        volume_of(ObjectRun(**{**vars(run), "low": (0, 3)}), prior)
+
+
+def test_resizing_keeps_images_of_the_right_size():
+    image = torch.rand(1, 3, 8, 8)
+    assert resized(image, (8, 8)) is image
+    plain = torch.full((1, 3, 8, 8), 0.3)
+    assert torch.allclose(resized(plain, (4, 6)), torch.full((1, 3, 4, 6), 0.3))
+
+
+def test_errors(pipeline_folder, tmp_path, capsys):
+    assert main(["export", str(tmp_path)]) == 1
+    assert "holds no run" in capsys.readouterr().err
+    assert main(["3d", "a cat", "--method", "magic", "--out", str(tmp_path / "a")]) == 1
+    assert "choose msd, msd-persistent" in capsys.readouterr().err
+    run = tiny_run(pipeline_folder("sd1"))
+    with pytest.raises(InvalidInput, match="choose cpu or paper"):
+        volume_of(ObjectRun(**{**vars(run), "preset": "big"}), run.prior.open())
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "run.json").write_text('{"config": {"prompt": "another"}}')
+    with pytest.raises(OutputError, match="holds another run"):
+        list(distill_object(run, tmp_path / "b"))
