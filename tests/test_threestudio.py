@@ -38,7 +38,7 @@ class PromptUtils:
     def __init__(self, prior, use_perp_neg=False):
         self.use_perp_neg = use_perp_neg
         self.of = {name: prior.family.conditions([prompt])["tokens"][0] for name, prompt in PROMPTS.items() if name}
-        self.of[""] = prior.family.opposite("")["tokens"][0]
+        self.of[""] = prior.family.opposite([""])["tokens"][0]
 
     def names(self, azimuth):
         return ["front" if abs(float(a)) < 45 else "side" for a in azimuth]

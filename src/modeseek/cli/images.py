@@ -36,8 +36,8 @@ class Image(Prompted):
     """Learning rate of the optimiser, 0.01 by default."""
     seed: int = 0
     """Seed of the gradient's randomness."""
-    image_size: int | None = None
-    """Side of the image in pixels; the model's own by default."""
+    image_size: str | None = None
+    """Image in pixels: the side of a square, or HEIGHTxWIDTH; the model's own by default."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +48,8 @@ class Sample(Prompted):
     """Number of images."""
     steps: int = 32
     """DDIM steps, each one denoiser call."""
-    image_size: int | None = None
-    """Side of the image in pixels; the model's own by default."""
+    image_size: str | None = None
+    """Image in pixels: the side of a square, or HEIGHTxWIDTH; the model's own by default."""
 
 
 def image(command: Image) -> None:

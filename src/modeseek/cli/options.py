@@ -19,13 +19,23 @@ class Model:
     """Options of every command that loads a prior."""
 
     prior: str = "solids"
-    """solids, a folder in diffusers' layout, or a hub id."""
+    """solids, a folder in diffusers' layout, a .safetensors checkpoint, or a hub id."""
     device: str = "cpu"
     """cpu, cuda, cuda:1, mps."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Data type of the prior's networks."""
     download: bool = False
     """Download the model from the hub if it is not on disk."""
+    variant: str | None = None
+    """Weight files to prefer, such as fp16."""
+    subfolder: str | None = None
+    """Folder inside PRIOR that holds the pipeline."""
+    config: str | None = None
+    """For a checkpoint file: a folder with its configuration and tokenizers."""
+    prediction: Literal["eps", "v", "x0", "flow"] | None = None
+    """What the network predicts, where the model's files are wrong."""
+    check: bool = True
+    """Evaluate the model once when it is loaded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +45,7 @@ class Prompted(Model):
     prompt: tyro.conf.Positional[str]
     """Text prompt; `3d` appends the name of each view."""
     guidance: float | None = None
-    """Guidance scale s of D_u + s (D_c - D_u); the prior's own by default."""
+    """Guidance scale s of D_u + s (D_c - D_u); the prior's own by default: 3 for solids, 7.5 for Stable Diffusion, 1 if distilled."""
     negative: str = ""
     """Negative prompt."""
     out: Path | None = None
@@ -46,8 +56,29 @@ def prior_choice(command: Model) -> PriorChoice:
     """The prior that the options name."""
     from modeseek.tasks.text_to_image import PriorChoice
 
-    size = getattr(command, "image_size", None)
-    return PriorChoice(name=command.prior, device=command.device, dtype=command.dtype, image_size=size, download=command.download)
+    names = ("device", "dtype", "variant", "subfolder", "config", "prediction", "check", "download")
+    size = image_size_of(getattr(command, "image_size", None))
+    return PriorChoice(name=command.prior, image_size=size, **{name: getattr(command, name) for name in names})
+
+
+def image_size_of(text: str | None) -> int | tuple[int, int] | None:
+    """The size that a text states: "512", or "512x768" (height x width).
+
+    Raises:
+        InvalidInput: anything else.
+
+    Example:
+        >>> image_size_of("512x768"), image_size_of("64"), image_size_of(None)
+        ((512, 768), 64, None)
+    """
+    from modeseek.core.errors import InvalidInput
+
+    if text is None:
+        return None
+    sides = [int(part) for part in text.lower().split("x") if part.isdecimal() and int(part) > 0]
+    if len(sides) != text.lower().count("x") + 1 or len(sides) > 2:
+        raise InvalidInput(f"--image-size is a side or HEIGHTxWIDTH in pixels, such as 512 or 512x768, got {text!r}")
+    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
 
 def run_folder(out: Path | None, kind: str, *words: str) -> Path:

@@ -39,7 +39,9 @@ class Denoiser(Protocol):
 
 
 def as_sigma(sigma: Tensor | float, x: Tensor) -> Tensor:
-    """`sigma` as a tensor of shape () or (batch,) with x's dtype and device, checked to be finite and positive.
+    """`sigma` as a tensor of shape () or (batch,) on x's device, checked to be finite and positive.
+
+    Its dtype is x's, but at least float32: bfloat16 has three digits, too few for a noise level.
 
     Raises:
         InvalidInput: sigma is not positive and finite, or its shape is neither () nor (batch,).
@@ -48,12 +50,17 @@ def as_sigma(sigma: Tensor | float, x: Tensor) -> Tensor:
         >>> as_sigma(0.5, torch.zeros(3, 2))
         tensor(0.5000)
     """
-    sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
+    sigma = torch.as_tensor(sigma, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
     if sigma.ndim > 1 or (sigma.ndim == 1 and sigma.shape[0] != x.shape[0]):
         raise InvalidInput(f"sigma has shape {tuple(sigma.shape)} for a batch of {x.shape[0]}: give one number, or one for each item")
     if not bool(((sigma > 0) & sigma.isfinite()).all()):
         raise InvalidInput(f"sigma must be positive and finite, got a minimum of {float(sigma.min()):g}")
     return sigma
+
+
+def table_dtype(device: torch.device) -> torch.dtype:
+    """The dtype of tables of noise levels on a device: float64, or float32 on mps, which has no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def per_item(value: Tensor, x: Tensor) -> Tensor:
@@ -119,21 +126,25 @@ class DiscreteLevels:
     @property
     def sigmas(self) -> Tensor:
         """(T,) increasing noise levels."""
-        a = self.alphas_cumprod.double()
+        a = self.alphas_cumprod.to(table_dtype(self.alphas_cumprod.device))
         return ((1 - a) / a).sqrt()
 
     def timestep(self, sigma: Tensor) -> Tensor:
-        """Fractional timestep of each sigma, in [0, T-1]; same shape as sigma."""
-        log_sigmas = self.sigmas.log().to(sigma.device)
-        value = sigma.double().log().clamp(log_sigmas[0], log_sigmas[-1])
+        """Fractional timestep of each sigma, in [0, T-1]; same shape as sigma.
+
+        Within 1e-4 of an integer it is that integer, so that a level of the table is called at its own timestep after rounding to float32.
+        """
+        log_sigmas = self.sigmas.log().to(sigma.device, table_dtype(sigma.device))
+        value = sigma.to(log_sigmas.dtype).log().clamp(log_sigmas[0], log_sigmas[-1])
         high = torch.searchsorted(log_sigmas, value.contiguous()).clamp(1, len(log_sigmas) - 1)
         low_value, high_value = log_sigmas[high - 1], log_sigmas[high]
-        return (high - 1 + (value - low_value) / (high_value - low_value)).to(sigma.dtype)
+        t = high - 1 + (value - low_value) / (high_value - low_value)
+        return torch.where((t - t.round()).abs() < 1e-4, t.round(), t).to(sigma.dtype)
 
     def sigma(self, timestep: Tensor) -> Tensor:
         """Noise level of each fractional timestep, the inverse of `timestep`; same shape, clamped to [0, T-1]."""
-        log_sigmas = self.sigmas.log().to(timestep.device)
-        value = timestep.double().clamp(0, len(log_sigmas) - 1)
+        log_sigmas = self.sigmas.log().to(timestep.device, table_dtype(timestep.device))
+        value = timestep.to(log_sigmas.dtype).clamp(0, len(log_sigmas) - 1)
         low = value.floor().long().clamp(max=len(log_sigmas) - 2)
         return torch.lerp(log_sigmas[low], log_sigmas[low + 1], value - low).exp().to(timestep.dtype)
 
@@ -164,10 +175,10 @@ class VariancePreserving:
         z = a * x
         output = self.network(z, self.levels.timestep(sigma.expand(x.shape[0])))
         if self.prediction == "eps":
-            return x - s * output
+            return (x - s * output).to(x.dtype)
         if self.prediction == "v":
-            return a * z - s * a * output
-        return output
+            return (a * z - s * a * output).to(x.dtype)
+        return output.to(x.dtype)
 
 
 @dataclass(frozen=True)
@@ -180,7 +191,7 @@ class Flow:
         sigma = as_sigma(sigma, x)
         t = sigma / (1 + sigma)
         z = x * (1 - per_item(t, x))
-        return z - per_item(t, x) * self.network(z, t.expand(x.shape[0]))
+        return (z - per_item(t, x) * self.network(z, t.expand(x.shape[0]))).to(x.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,4 +209,4 @@ class EDM:
         s, d = per_item(sigma, x), self.data_std
         total = s**2 + d**2
         output = self.network(x * total.rsqrt(), sigma.log().expand(x.shape[0]) / 4)
-        return x * d**2 / total + output * s * d * total.rsqrt()
+        return (x * d**2 / total + output * s * d * total.rsqrt()).to(x.dtype)

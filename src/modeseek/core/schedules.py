@@ -60,11 +60,13 @@ def stable_diffusion_levels() -> DiscreteLevels:
     """Stable Diffusion's 1000 timesteps (Rombach et al. 2022), in which published settings of score distillation are stated:
     sqrt(beta) linear from sqrt(0.00085) to sqrt(0.012), sigma from 0.029 to 14.6.
 
+    Betas and their product are computed in float32, as diffusers' schedulers do, so that these levels are the ones of a loaded model.
+
     Example:
         >>> stable_diffusion_levels().sigmas[[0, 500, 999]].round(decimals=3)
         tensor([ 0.0290,  1.6180, 14.6150], dtype=torch.float64)
     """
-    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float32) ** 2
     return DiscreteLevels(alphas_cumprod=(1 - betas).cumprod(0))
 
 

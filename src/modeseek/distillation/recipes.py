@@ -121,19 +121,29 @@ def varied(name: str, *, recipes: dict[str, Recipe] = RECIPES, **changes: Any) -
     return replace(recipes[name], **{key: value for key, value in changes.items() if value is not None})
 
 
-def build(recipe: Recipe, prior: ImagePrior, prompts: Sequence[str], *, guidance: float, negative: str = "", seed: int = 0) -> Gradient:
+def scale_of(recipe: Recipe, prior: ImagePrior, guidance: float | None = None) -> float:
+    """The guidance scale in force: the recipe's, else the one given, else the one that the prior was made for."""
+    if recipe.guidance is not None:
+        return recipe.guidance
+    return prior.default_guidance if guidance is None else guidance
+
+
+def build(
+    recipe: Recipe, prior: ImagePrior, prompts: Sequence[str], *, guidance: float | None = None, negative: str = "", seed: int = 0
+) -> Gradient:
     """The recipe's gradient on `prior`, for one prompt an object.
 
     Args:
         recipe: what to build.
         prior: the model.
         prompts: one an object.
-        guidance: scale s where the recipe leaves it open.
+        guidance: scale s where the recipe leaves it open; None: the prior's default.
         negative: prompt to guide away from.
         seed: of fixed noise and of VSD's LoRA.
 
     Raises:
-        InvalidInput: timesteps or an interval that do not descend within 0 to 999.
+        InvalidInput: timesteps or an interval that do not descend within 0 to 999; an interval for a model whose guidance is distilled
+            into it.
     """
     table = stable_diffusion_levels().sigmas
     for name, (first, last) in (("timesteps", recipe.timesteps), ("interval", recipe.interval)):
@@ -141,8 +151,8 @@ def build(recipe: Recipe, prior: ImagePrior, prompts: Sequence[str], *, guidance
             raise InvalidInput(f"{name} must descend within 999 to 0, got {(first, last)}")
     high, low = (float(table[t]) for t in recipe.timesteps)
     low = max(low, prior.sigmas[0])
-    scale = guidance if recipe.guidance is None else recipe.guidance
-    denoiser = prior.denoiser(prompts, guidance=scale, negative=negative)
+    scale, opposite = scale_of(recipe, prior, guidance), negative or None
+    denoiser = prior.denoiser(prompts, guidance=scale, negative=opposite)
     stochastic: dict[str, Any] = {"samples": recipe.samples, "noise": recipe.noise, "seed": seed}
     top = min(prior.sigmas[1], 80.0)
     start, end = recipe.bandwidth
@@ -155,13 +165,16 @@ def build(recipe: Recipe, prior: ImagePrior, prompts: Sequence[str], *, guidance
         auxiliary = prior.auxiliary(prompts, seed=seed)
         return VSD(denoiser=denoiser, auxiliary=auxiliary, levels=levels, late_levels=late, learning_rate=recipe.lora_lr, **stochastic)
     if recipe.method == "sdi":
-        inverted = denoiser if prior.distilled else prior.denoiser(prompts, guidance=recipe.inversion * scale, negative=negative)
+        inverted = denoiser if prior.distilled else prior.denoiser(prompts, guidance=recipe.inversion * scale, negative=opposite)
         settings: dict[str, Any] = {"spacing": "timestep", "grid": "timestep", "steps": recipe.sampler_steps}
         return SDI(denoiser=denoiser, inversion=inverted, start=high, end=low, **settings)
     if recipe.method == "msd-split":
         limited = recipe.interval != (999, 0)
+        if limited and prior.distilled:
+            words = "this model has its guidance distilled into it, which cannot be limited to an interval of noise levels"
+            raise InvalidInput(f"{words}: give interval=(999, 0), or --interval 999 0")
         interval = (float(table[recipe.interval[1]]), float(table[recipe.interval[0]])) if limited else EVERYWHERE
-        guided = prior.denoiser(prompts, guidance=scale, negative=negative, interval=interval)
+        guided = prior.denoiser(prompts, guidance=scale, negative=opposite, interval=interval)
         split = SplitSampler(
             steps=recipe.sampler_steps,
             sigma_min=low,

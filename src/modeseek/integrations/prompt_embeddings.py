@@ -19,7 +19,8 @@ from torch.nn.functional import interpolate
 
 from modeseek.core.denoiser import Denoiser, per_item
 from modeseek.core.guidance import EVERYWHERE, GuidedPair, Interval, perpendicular
-from modeseek.priors.pipelines.base import ConditionedDenoiser, PipelinePrior, tiled
+from modeseek.priors.pipelines.base import PipelinePrior
+from modeseek.priors.pipelines.conditioned import ConditionedDenoiser, tiled
 from modeseek.priors.pipelines.lora import LowRankAuxiliary
 
 
@@ -54,23 +55,24 @@ class PromptEmbeddingPrior:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.prior, name)
 
-    def denoiser(self, prompts: Any, *, guidance: float = 7.5, negative: str = "", interval: Interval = EVERYWHERE) -> Denoiser:
+    def denoiser(self, prompts: Any, *, guidance: float | None = None, negative: Any = None, interval: Interval = EVERYWHERE) -> Denoiser:
         """D_u + guidance (D_c - D_u) of the moment; with Perp-Neg D_c is moved off the negative prompts (`perpendicular`)."""
         del prompts, negative
-        return GuidedPair(denoiser=self._conditional, pair=self._pair, scale=guidance, interval=interval)
+        scale = self.prior.default_guidance if guidance is None else guidance
+        return GuidedPair(denoiser=self._conditional, pair=self._pair, scale=scale, interval=interval)
 
     def auxiliary(self, prompts: Any, *, rank: int = 4, seed: int = 0) -> nn.Module:
         """VSD's network, which sees the prompt without its view, as published; it is told no camera."""
         del prompts
 
         def plain(x: Tensor, sigma: Tensor) -> Tensor:
-            return ConditionedDenoiser(prior=self.prior, conditions={"tokens": self.moment.plain}, learning=True)(x, sigma)
+            return ConditionedDenoiser(prior=self.prior, conditions=lambda: {"tokens": self.moment.plain}, learning=True)(x, sigma)
 
         family = self.prior.family
-        return LowRankAuxiliary(plain, family.network, targets=family.lora_targets, rank=rank, seed=seed)
+        return LowRankAuxiliary(plain, lambda: family.network, targets=family.lora_targets, rank=rank, seed=seed, device=self.prior.device)
 
     def _conditional(self, x: Tensor, sigma: Tensor) -> Tensor:
-        return ConditionedDenoiser(prior=self.prior, conditions={"tokens": self.moment.tokens})(x, sigma)
+        return ConditionedDenoiser(prior=self.prior, conditions=lambda: {"tokens": self.moment.tokens})(x, sigma)
 
     @torch.no_grad()
     def _pair(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:

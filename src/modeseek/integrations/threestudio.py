@@ -46,7 +46,7 @@ class Config:
         pretrained_model_name_or_path: Stable Diffusion 1.x or 2.x, the one that the prompt processor names.
         half_precision_weights: networks in float16; x stays float32.
         download: whether a model that is not on disk may be fetched.
-        guidance_scale: s, in our convention.
+        guidance_scale: s, in the convention of `modeseek.core.guidance`; None: the model's own default.
         max_steps: of the trainer, for the schedules.
         space: "latent" or "image".
         refresh: steps that one estimate serves; above 1 the cameras must stay as long.
@@ -65,7 +65,7 @@ class Config:
     pretrained_model_name_or_path: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     half_precision_weights: bool = True
     download: bool = False
-    guidance_scale: float = 7.5
+    guidance_scale: float | None = None
     max_steps: int = 10000
     space: str | None = None
     refresh: int = 1
@@ -143,13 +143,13 @@ class Guidance:
             InvalidInput: see `recipe_of`; or a model that is no Stable Diffusion 1.x or 2.x.
         """
         recipe = recipe_of(self.cfg)
-        if self.cfg.guidance_scale > 30 and recipe.method not in ("sds", "sjc"):
+        if (self.cfg.guidance_scale or 0) > 30 and recipe.method not in ("sds", "sjc"):
             text = f"guidance_scale {self.cfg.guidance_scale:g} is one for SDS; recipe {self.cfg.recipe} is meant for about 7.5"
             warnings.warn(text, stacklevel=2)
         dtype: Dtype = "float16" if self.cfg.half_precision_weights else "float32"
         prior = load_prior(self.cfg.pretrained_model_name_or_path, device=self.device, dtype=dtype, download=self.cfg.download)
-        if not isinstance(prior.family, StableDiffusion):
-            kind = type(prior.pipeline).__name__
+        if type(prior.family) is not StableDiffusion or prior.distilled:
+            kind = f"{type(prior.pipeline).__name__}{' with its guidance distilled into it' if prior.distilled else ''}"
             raise InvalidInput(f"threestudio's prompts are made for Stable Diffusion 1.x and 2.x, this is a {kind}")
         prior.pipeline.text_encoder = None  # the prompt processor has read the prompt
         self.prior, self.recipe, self.moment = prior, recipe, Moment()

@@ -7,3 +7,4 @@ from modeseek.priors.energy import load_energy_net as load_energy_net
 from modeseek.priors.energy import save_energy_net as save_energy_net
 from modeseek.priors.load import load_prior as load_prior
 from modeseek.priors.pipelines import PipelinePrior as PipelinePrior
+from modeseek.priors.pipelines import PromptEmbeds as PromptEmbeds

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ class ImagePrior(Protocol):
         data_std: standard deviation of x over the data, for the samplers that need one.
         device: where x lives.
         distilled: guidance was distilled into the network, which takes the scale as an input and knows no negative one.
+        default_guidance: the scale that the model was made for, used where none is given.
     """
 
     @property
@@ -40,18 +41,21 @@ class ImagePrior(Protocol):
     def device(self) -> torch.device: ...
     @property
     def distilled(self) -> bool: ...
+    @property
+    def default_guidance(self) -> float: ...
 
     def denoiser(
         self,
         prompts: Sequence[str],
         *,
-        guidance: float = 7.5,
-        negative: str = "",
+        guidance: float | None = None,
+        negative: Any = None,
         interval: tuple[float, float] = (0.0, math.inf),
     ) -> Denoiser:
         """D for one prompt an item: x may hold len(prompts) items, or any multiple of it, copies of the whole batch one after another.
 
-        Guidance is D_u + guidance (D_c - D_u), D_u at the negative prompt, inside the interval of noise levels, evaluated as one batch.
+        Guidance is D_u + guidance (D_c - D_u) inside the interval of noise levels, evaluated as one batch; guidance None:
+        `default_guidance`. D_u is at the negative prompt: one for all items, one per item, or None for the model's own.
         One call of it counts as one denoiser call, guided or not.
         """
         ...

@@ -40,7 +40,9 @@ class ShardedPrior:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.prior, name)
 
-    def denoiser(self, prompts: Sequence[str], *, guidance: float = 7.5, negative: str = "", interval: Interval = EVERYWHERE) -> Denoiser:
+    def denoiser(
+        self, prompts: Sequence[str], *, guidance: float | None = None, negative: Any = None, interval: Interval = EVERYWHERE
+    ) -> Denoiser:
         """D of the prior, each item of x asked for on one rank; Monte-Carlo samples are items too. One denoiser call."""
         settings = {"guidance": guidance, "negative": negative, "interval": interval}
         return ShardedDenoiser(prior=self.prior, ranks=self.ranks, prompts=tuple(prompts), settings=settings)

@@ -1,16 +1,18 @@
-"""The embedded prior: the shipped pipeline behind the very adapter that runs Stable Diffusion, and a check of the words it knows."""
+"""The embedded prior: the shipped pipeline under the adapter of Stable Diffusion, restricted to the words of its training data."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from modeseek.priors.pipelines.base import Conditions, Family, GuidanceKind, PipelinePrior
+from modeseek.priors.pipelines.base import Conditions, PipelinePrior
 from modeseek.priors.pipelines.loading import Dtype, load_prior
+from modeseek.priors.pipelines.stable_diffusion import StableDiffusion
+from modeseek.priors.pipelines.text import PromptEmbeds, Prompts
 from modeseek.solids.captions import check_words
 from modeseek.solids.scoring import ASSETS
 
@@ -18,30 +20,21 @@ GUIDANCE = 3.0
 """The scale that suits this prior: above it colours gain haloes, below it the second part now and then goes missing."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class OwnWords:
-    """A `Family` that names the words it never saw."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OwnWords(StableDiffusion):
+    """Stable Diffusion's adapter, restricted to the words that the prior was trained with."""
 
-    family: Family
-    guidance: GuidanceKind
-    lora_targets: tuple[str, ...]
+    def conditions(self, prompts: Prompts, **settings: Any) -> Conditions:
+        if not isinstance(prompts, PromptEmbeds):
+            for prompt in prompts:
+                check_words(prompt)
+        return super().conditions(prompts, **settings)
 
-    @property
-    def network(self) -> nn.Module:
-        return self.family.network
-
-    def conditions(self, prompts: Sequence[str]) -> Conditions:
-        for prompt in prompts:
-            check_words(prompt)
-        return self.family.conditions(prompts)
-
-    def opposite(self, negative: str) -> Conditions:
-        if negative:
-            check_words(negative)
-        return self.family.opposite(negative)
-
-    def predict(self, z: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
-        return self.family.predict(z, t, conditions)
+    def opposite(self, negatives: Sequence[str | None] | PromptEmbeds, **settings: Any) -> Conditions:
+        if not isinstance(negatives, PromptEmbeds):
+            for text in filter(None, negatives):
+                check_words(text)
+        return super().opposite(negatives, **settings)
 
 
 def solids_prior(*, device: str | torch.device = "cpu", dtype: Dtype = "float32", folder: Path = ASSETS) -> PipelinePrior:
@@ -52,7 +45,7 @@ def solids_prior(*, device: str | torch.device = "cpu", dtype: Dtype = "float32"
         folder: of a prior trained elsewhere by `modeseek train solids`.
 
     Raises:
-        InvalidInput: later, from `denoiser`: a prompt with words it never saw; they are named.
+        InvalidInput: later, from `denoiser`: a prompt with words that it was not trained with; they are named.
     """
     prior = load_prior(folder, device=device, dtype=dtype)
-    return replace(prior, family=OwnWords(family=prior.family, guidance=prior.family.guidance, lora_targets=prior.family.lora_targets))
+    return replace(prior, family=OwnWords(pipeline=prior.pipeline, device=prior.device), default_scale=GUIDANCE)

@@ -36,14 +36,16 @@ class ViewDependentPrior:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.prior, name)
 
-    def denoiser(self, prompts: Sequence[str], *, guidance: float = 7.5, negative: str = "", interval: Interval = EVERYWHERE) -> Denoiser:
+    def denoiser(
+        self, prompts: Sequence[str], *, guidance: float | None = None, negative: Any = None, interval: Interval = EVERYWHERE
+    ) -> Denoiser:
         """D that is asked for the views of the moment; prompts are encoded once for each combination of views met.
 
         With Perp-Neg a call costs five network passes an item in place of two.
         """
-        known: dict[tuple[tuple[str, ...], float], Denoiser] = {}
+        known: dict[tuple[tuple[str, ...], float | None], Denoiser] = {}
 
-        def of(names: Sequence[str], scale: float) -> Denoiser:
+        def of(names: Sequence[str], scale: float | None) -> Denoiser:
             key = (tuple(names), scale)
             if key not in known:
                 extended = [f"{prompt}, {name} view" for prompt, name in zip(prompts, names, strict=True)]
@@ -61,7 +63,7 @@ class ViewDependentPrior:
                 weaker=of(names, 0.0),
                 others=others,
                 weights=torch.tensor(weights),
-                scale=guidance,
+                scale=self.prior.default_guidance if guidance is None else guidance,
                 interval=interval,
             )
             return pushed(x, sigma)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from modeseek.distillation.recipes import RECIPES, Recipe
+from modeseek.distillation.recipes import RECIPES, Recipe, scale_of
 from modeseek.priors.base import ImagePrior
 from modeseek.reproduction.cells import Result
 from modeseek.reproduction.image_scores import scores
@@ -92,12 +92,13 @@ class SampledImages:
 
     def run(self) -> Result:
         everything = [prompt for prompt in self.prompts for _ in range(self.seeds)]
-        guidance = self.prior.guidance if self.guidance is None else self.guidance
+        prior = opened(self.prior)
+        guidance = prior.default_guidance if self.guidance is None else self.guidance
         found = []
         for start in range(0, len(everything), 64):
             group = everything[start : start + 64]
             seeds = range(self.first + start, self.first + start + len(group))
-            found.append(sampled(opened(self.prior), group, guidance=guidance, steps=self.steps, seeds=seeds))
+            found.append(sampled(prior, group, guidance=guidance, steps=self.steps, seeds=seeds))
         row = {
             "method": "DDIM",
             "row": "reference" if self.first >= REFERENCE_SEED else "another set",
@@ -134,7 +135,7 @@ class DistilledImages:
     def run(self) -> Result:
         everything = [prompt for prompt in self.prompts for _ in range(self.seeds)]
         prior = opened(self.prior)
-        guidance = self.prior.guidance if self.recipe.guidance is None else self.recipe.guidance
+        guidance = scale_of(self.recipe, prior)
         numbers = range(self.seed * 1000, self.seed * 1000 + len(everything))
         made, steps = distilled(prior, everything, self.recipe, guidance=guidance, seeds=list(numbers), seed=self.seed)
         arrays: dict[str, Tensor] = {}

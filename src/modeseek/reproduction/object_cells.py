@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modeseek.distillation.recipes import Recipe
+from modeseek.distillation.recipes import Recipe, scale_of
 from modeseek.representations.nerf import Cameras
 from modeseek.reproduction.cells import Result
 from modeseek.reproduction.image_cells import PAPER_PROMPTS, described, opened, to_stored
@@ -74,7 +74,7 @@ class DistilledObject:
         turntable = around(nerf, TURNTABLE, size=SIDE)
         metrics = score_object(nerf, run.prompt) if run.prior.name == "solids" else similarity(turntable, run.prompt)
         row = _row(run.prior.name, self.method, self.row, run.prompt, run.seed, metrics, calls)
-        row |= {"denoiser": "learned", "guidance": f"CFG {run.guidance:g}", "sampler": described(run.recipe)}
+        row |= {"denoiser": "learned", "guidance": f"CFG {scale_of(run.recipe, prior):g}", "sampler": described(run.recipe)}
         return Result(row, {"turntable": to_stored(turntable)})
 
 

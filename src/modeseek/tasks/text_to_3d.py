@@ -31,7 +31,7 @@ import modeseek
 from modeseek.core.errors import Degenerate, InvalidInput, OutputError, WeightsError
 from modeseek.core.files import read_json, read_state, write_json
 from modeseek.distillation.loop import Step, distill
-from modeseek.distillation.recipes import Recipe, build
+from modeseek.distillation.recipes import Recipe, build, scale_of
 from modeseek.plots.images import save_animation, save_image, save_sheet, tiled
 from modeseek.priors.base import ImagePrior
 from modeseek.priors.sharded import sharded
@@ -87,11 +87,6 @@ class ObjectRun:
     perp_neg: bool = False
     seed: int = 0
 
-    @property
-    def guidance(self) -> float:
-        """The scale in force."""
-        return self.prior.guidance if self.recipe.guidance is None else self.recipe.guidance
-
 
 def volume_of(run: ObjectRun, prior: ImagePrior) -> NeRF:
     """The untrained NeRF of a run, its cameras kept as long as the recipe's targets."""
@@ -120,7 +115,7 @@ def steps_of(run: ObjectRun, prior: ImagePrior, nerf: NeRF, *, checkpoint: Path 
     if run.perp_neg and getattr(getattr(prior, "family", None), "guidance", "classifier-free") != "classifier-free":
         raise InvalidInput("Perp-Neg needs a model with classifier-free guidance; this one has its guidance built in or none")
     prompts = [run.prompt] * nerf.settings.views.count
-    gradient = build(run.recipe, viewed, prompts, guidance=run.guidance, negative=run.negative, seed=run.seed)
+    gradient = build(run.recipe, viewed, prompts, negative=run.negative, seed=run.seed)
     ranks.summed(getattr(gradient, "optimiser", None))
     return distill(
         nerf,
@@ -179,15 +174,15 @@ def distill_object(run: ObjectRun, out: Path, *, ranks: Ranks = ALONE) -> Iterat
                     f"step {step.index}: {words}; its last state is in {out}: try another --seed, or a lower --lr, in another --out"
                 )
         yield step
-    ranks.first(lambda: _finish(out, run, config, lines or lines_before(out, math.inf), nerf))
+    ranks.first(lambda: _finish(out, run, config, lines or lines_before(out, math.inf), nerf, scale_of(run.recipe, prior)))
 
 
-def _finish(out: Path, run: ObjectRun, config: dict[str, Any], lines: list[dict[str, float]], nerf: NeRF) -> None:
+def _finish(out: Path, run: ObjectRun, config: dict[str, Any], lines: list[dict[str, float]], nerf: NeRF, scale: float) -> None:
     """Everything that is written once, at the end; run.json last."""
     write_lines(out, lines)
     calls = lines[-1]["calls"] if lines else 0.0
     show(nerf, out)
-    facts = {"guidance": run.guidance, "calls": calls} | export_mesh(nerf, out)
+    facts = {"guidance": scale, "calls": calls} | export_mesh(nerf, out)
     write_json(out / "run.json", {"version": modeseek.__version__, "config": config, "finished": True, **facts})
 
 

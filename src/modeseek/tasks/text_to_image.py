@@ -27,13 +27,12 @@ from modeseek.core.files import write_json
 from modeseek.core.sampling import ddim
 from modeseek.core.schedules import sampling_levels
 from modeseek.distillation.loop import Step, distill
-from modeseek.distillation.recipes import RECIPES, Recipe, build
+from modeseek.distillation.recipes import RECIPES, Recipe, build, scale_of
 from modeseek.plots import Curve, save_curves
 from modeseek.plots.images import save_animation, save_image, save_sheet, tiled
 from modeseek.priors.base import ImagePrior
 from modeseek.priors.pipelines import load_prior
 from modeseek.priors.sharded import sharded
-from modeseek.priors.solids import GUIDANCE as SOLIDS_GUIDANCE
 from modeseek.priors.solids import solids_prior
 from modeseek.representations import CoordinateMLP, Latents, Pixels
 from modeseek.scaling.ranks import ALONE, Ranks
@@ -51,27 +50,34 @@ class PriorChoice:
         name: "solids", a folder in diffusers' layout, or a hub id.
         device: "cpu", "cuda", ...
         dtype: of its networks.
-        image_size: side of the image in pixels; None: the model's own.
+        image_size: (height, width) in pixels, or the side of a square; None: the model's own.
+        variant: weight files to prefer, such as "fp16".
+        subfolder: of the folder or hub id, where the pipeline lies in one.
+        config: for a checkpoint file: a folder with its configuration.
+        prediction: what the network predicts, where its scheduler's configuration is wrong.
+        check: evaluate the model once at load.
         download: whether a hub id that is not on disk may be fetched.
     """
 
     name: str = "solids"
     device: str = "cpu"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    image_size: int | None = None
+    image_size: int | tuple[int, int] | None = None
+    variant: str | None = None
+    subfolder: str | None = None
+    config: str | None = None
+    prediction: Literal["eps", "v", "x0", "flow"] | None = None
+    check: bool = True
     download: bool = False
 
     def open(self) -> ImagePrior:
         """The prior, loaded and frozen."""
         if self.name == "solids":
             return solids_prior(device=self.device, dtype=self.dtype)
-        size = None if self.image_size is None else (self.image_size, self.image_size)
-        return load_prior(self.name, device=self.device, dtype=self.dtype, image_size=size, download=self.download)
-
-    @property
-    def guidance(self) -> float:
-        """The scale used where none is asked for: what suits `solids`, and the paper's 7.5 anywhere else."""
-        return SOLIDS_GUIDANCE if self.name == "solids" else 7.5
+        size = self.image_size
+        size = None if size is None else (size, size) if isinstance(size, int) else (size[0], size[1])
+        names = ("device", "dtype", "variant", "subfolder", "config", "prediction", "check", "download")
+        return load_prior(self.name, image_size=size, **{name: getattr(self, name) for name in names})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,11 +102,6 @@ class ImageRun:
     representation: RepresentationName = "mlp"
     seed: int = 0
 
-    @property
-    def guidance(self) -> float:
-        """The scale in force."""
-        return self.prior.guidance if self.recipe.guidance is None else self.recipe.guidance
-
 
 def canvas(kind: RepresentationName, prior: ImagePrior, seeds: Sequence[int]) -> nn.Module:
     """What is optimised: a batch of one image (or latent) a seed."""
@@ -117,7 +118,7 @@ def distilled(
     prompts: Sequence[str],
     recipe: Recipe,
     *,
-    guidance: float,
+    guidance: float | None = None,
     seeds: Sequence[int],
     representation: RepresentationName = "mlp",
     negative: str = "",
@@ -163,11 +164,13 @@ def images_of(made: nn.Module, prior: ImagePrior) -> Tensor:
 
 
 @torch.no_grad()
-def sampled(prior: ImagePrior, prompts: Sequence[str], *, guidance: float, steps: int, seeds: Sequence[int], negative: str = "") -> Tensor:
+def sampled(
+    prior: ImagePrior, prompts: Sequence[str], *, guidance: float | None = None, steps: int, seeds: Sequence[int], negative: str = ""
+) -> Tensor:
     """DDIM images, one for each prompt and seed side by side: (n, 3, h, w) in [0, 1]. `steps` denoiser calls."""
     noise = torch.stack([torch.randn(prior.event, generator=torch.Generator().manual_seed(s)) for s in seeds]).to(prior.device)
     levels = sampling_levels(steps, prior.sigmas)
-    x = ddim(prior.denoiser(prompts, guidance=guidance, negative=negative), levels[0] * noise, levels)
+    x = ddim(prior.denoiser(prompts, guidance=guidance, negative=negative or None), levels[0] * noise, levels)
     return prior.decode(x).clamp(0, 1)
 
 
@@ -190,7 +193,6 @@ def distill_images(run: ImageRun, out: Path, *, ranks: Ranks = ALONE) -> Iterato
         prior,
         [run.prompt] * len(run.seeds),
         run.recipe,
-        guidance=run.guidance,
         seeds=run.seeds,
         representation=run.representation,
         negative=run.negative,
@@ -210,7 +212,9 @@ def distill_images(run: ImageRun, out: Path, *, ranks: Ranks = ALONE) -> Iterato
             write_lines(out, lines)
         last = step
         yield step
-    ranks.first(lambda: _finish(out, run, config, lines or lines_before(out, math.inf), images_of(made, prior), last))
+    ranks.first(
+        lambda: _finish(out, run, config, lines or lines_before(out, math.inf), images_of(made, prior), last, scale_of(run.recipe, prior))
+    )
 
 
 def _save_frame(out: Path, index: int, images: Tensor) -> None:
@@ -227,7 +231,9 @@ def _frames(out: Path, count: int) -> tuple[list[int], list[Tensor]]:
     return list(found), list(found.values())
 
 
-def _finish(out: Path, run: ImageRun, config: dict[str, Any], lines: list[dict[str, float]], images: Tensor, last: Step | None) -> None:
+def _finish(
+    out: Path, run: ImageRun, config: dict[str, Any], lines: list[dict[str, float]], images: Tensor, last: Step | None, scale: float
+) -> None:
     """Everything that is written once, at the end; run.json last."""
     write_lines(out, lines)
     for seed, image in zip(run.seeds, images, strict=True):
@@ -246,7 +252,7 @@ def _finish(out: Path, run: ImageRun, config: dict[str, Any], lines: list[dict[s
     save_curves(out / "curves.png", panels)
     calls = lines[-1]["calls"] if lines else 0.0
     converged = bool(last.converged.all()) if last is not None else False
-    facts = {"guidance": run.guidance, "calls": calls, "steps_done": int(lines[-1]["step"]) + 1 if lines else 0, "converged": converged}
+    facts = {"guidance": scale, "calls": calls, "steps_done": int(lines[-1]["step"]) + 1 if lines else 0, "converged": converged}
     write_json(out / "run.json", {"version": modeseek.__version__, "config": config, "finished": True, **facts})
 
 
@@ -267,7 +273,7 @@ def sample(run: SampleRun, out: Path) -> Tensor:
     config = plain_config(run)
     claim(out, config)
     prior = run.prior.open()
-    guidance = run.prior.guidance if run.guidance is None else run.guidance
+    guidance = prior.default_guidance if run.guidance is None else run.guidance
     prompts = [run.prompt] * len(run.seeds)
     images = sampled(prior, prompts, guidance=guidance, steps=run.steps, seeds=run.seeds, negative=run.negative)
     for seed, image in zip(run.seeds, images, strict=True):

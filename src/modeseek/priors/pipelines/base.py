@@ -1,37 +1,37 @@
 r"""An image prior made of a diffusers pipeline: four parts, one for each thing that differs between models.
 
     family      how prompts become inputs of the network, and how the network is called
-    view        network -> D: what it predicts, and at which noise levels        (`levels`, on the views of `modeseek.core.denoiser`)
-    codec       image <-> x                                                    (`codecs`)
-    sizes       event, image_size, sigmas, data_std
+    levels      network -> D: what it predicts, and at which noise levels        (`levels`, on the adapters of `modeseek.core.denoiser`)
+    codec       image <-> x                                                      (`codecs`)
+    sizes       event, image_size, data_std
 
-Prompts are encoded once, when a denoiser is made. Classifier-free guidance (`modeseek.core.guidance`) asks the network once, on the
-concatenated batch [D_c, D_u], and on D_c's half alone where nothing is guided. x keeps its own dtype: only what enters the network is
-cast to the network's, so states and noise levels stay float32 beside a bfloat16 network. Gradients never flow through the network.
+The pipeline stays its owner's: it is read at every call, and nothing of it is moved, cast or frozen. Prompts are encoded once, and again
+when a text encoder, a tokenizer or an adapter on them has changed (`snapshot`). Classifier-free guidance (`modeseek.core.guidance`)
+evaluates the network once, on the concatenated batch [D_c, D_u], and on D_c's half alone where nothing is guided. x keeps its own dtype:
+only what enters the network is cast to the network's, and noise levels are at least float32. Gradients never flow through the network.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from modeseek.core.denoiser import Denoiser, Network
-from modeseek.core.errors import InvalidInput, OutOfMemory
+from modeseek.core.denoiser import Denoiser
+from modeseek.core.errors import InvalidInput
 from modeseek.core.guidance import EVERYWHERE, GuidedPair, check_guidance
-from modeseek.core.libraries import quiet_libraries
 from modeseek.priors.pipelines.codecs import Codec
+from modeseek.priors.pipelines.conditioned import ConditionedDenoiser, Conditions, Doubled, Encoded, memory_advice
+from modeseek.priors.pipelines.levels import Levels
 from modeseek.priors.pipelines.lora import LowRankAuxiliary
-
-Conditions = dict[str, Tensor]
-"""Inputs of a network besides z and t, each (prompts, ...)."""
+from modeseek.priors.pipelines.snapshot import check_dropout
+from modeseek.priors.pipelines.text import Negative, PromptEmbeds, Prompts, negatives_of
 
 GuidanceKind = Literal["classifier-free", "embedded", "none"]
-"""Two answers of one network; one answer of a network told the scale; or no condition, so that D_c = D_u and guidance is an identity."""
+"""Two evaluations of one network; one of a network that takes the scale as an input; or no condition, so that D_c = D_u."""
 
 
 class Family(Protocol):
@@ -40,6 +40,10 @@ class Family(Protocol):
     Attributes:
         guidance: how it is guided.
         lora_targets: ends of the names of the layers that a LoRA adapts.
+        kinds: kinds of `Levels` that the network can be called with; t is then a timestep, in (0, 1), or ln(sigma)/4.
+        encoders: parts of the pipeline that conditions are computed with.
+        default_guidance: the scale used where none is given.
+        distillation: why the model is taken for one distilled to need no guidance; None if it is not.
     """
 
     @property
@@ -47,16 +51,24 @@ class Family(Protocol):
     @property
     def lora_targets(self) -> tuple[str, ...]: ...
     @property
+    def kinds(self) -> tuple[str, ...]: ...
+    @property
+    def encoders(self) -> tuple[str, ...]: ...
+    @property
+    def default_guidance(self) -> float: ...
+    @property
+    def distillation(self) -> str | None: ...
+    @property
     def network(self) -> nn.Module:
         """The denoising network, looked up in the pipeline at each call, so that its owner may compile or replace it."""
         ...
 
-    def conditions(self, prompts: Sequence[str]) -> Conditions:
+    def conditions(self, prompts: Prompts, **settings: Any) -> Conditions:
         """The inputs for each prompt."""
         ...
 
-    def opposite(self, negative: str) -> Conditions:
-        """The inputs of D_u, for one item."""
+    def opposite(self, negatives: Sequence[str | None] | PromptEmbeds, **settings: Any) -> Conditions:
+        """The inputs of D_u, one row for each negative prompt; what is missing is D_c's."""
         ...
 
     def predict(self, z: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
@@ -66,56 +78,94 @@ class Family(Protocol):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PipelinePrior:
-    """A frozen diffusers pipeline as an `ImagePrior`.
+    """A diffusers pipeline as an `ImagePrior`.
 
     `pipeline` is diffusers' own object, open to its switches: `prior.pipeline.enable_attention_slicing()`, `.enable_model_cpu_offload()`,
-    `.vae.enable_tiling()`, `prior.pipeline.unet = torch.compile(prior.pipeline.unet)`. `dataclasses.replace(prior, data_std=0.8)` makes a
-    variant. Attributes and methods are those of `modeseek.priors.base.ImagePrior`.
+    `.vae.enable_tiling()`, `prior.pipeline.unet = torch.compile(prior.pipeline.unet)`. LoRAs, textual inversions and schedulers that are
+    loaded or replaced act from the next call on. `dataclasses.replace(prior, data_std=0.8)` makes a variant.
+
+    Args:
+        pipeline: of a supported family.
+        family: its adapter.
+        levels: returns the current `Levels`.
+        codec: between images and x.
+        event: shape of one x.
+        image_size: (height, width) in pixels.
+        data_std: standard deviation of x over the data.
+        device: where x lives.
+        default_scale: guidance scale used where none is given; None: the family's.
+        settings: further conditions of every denoiser, such as {"clip_skip": 1}; see `with_settings`.
     """
 
     pipeline: Any = field(repr=False)
     family: Family = field(repr=False)
-    view: Callable[[Network], Denoiser] = field(repr=False)
+    levels: Callable[[], Levels] = field(repr=False)
     codec: Codec = field(repr=False)
     event: tuple[int, int, int]
     image_size: tuple[int, int]
-    sigmas: tuple[float, float]
     data_std: float
     device: torch.device
+    default_scale: float | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def sigmas(self) -> tuple[float, float]:
+        """(lowest, highest) noise level of the current scheduler's training range."""
+        return self.levels().sigmas
 
     @property
     def distilled(self) -> bool:
+        """Whether guidance was distilled into the network, which takes the scale as an input."""
         return self.family.guidance == "embedded"
 
+    @property
+    def default_guidance(self) -> float:
+        """The scale used where none is given: the pipeline's own default, or 1 for a model distilled to need no guidance."""
+        return self.family.default_guidance if self.default_scale is None else self.default_scale
+
+    def with_settings(self, **settings: Any) -> PipelinePrior:
+        """This prior with further conditions in every denoiser, such as `clip_skip=1` or `ip_adapter_image=image`."""
+        return replace(self, settings={**self.settings, **settings})
+
     def denoiser(
-        self, prompts: Sequence[str], *, guidance: float = 7.5, negative: str = "", interval: tuple[float, float] = EVERYWHERE
+        self,
+        prompts: Prompts,
+        *,
+        guidance: float | None = None,
+        negative: Negative = None,
+        interval: tuple[float, float] = EVERYWHERE,
+        **settings: Any,
     ) -> Denoiser:
         """D for one prompt an item; one network call, on the doubled batch where it is guided.
 
         Args:
-            prompts: one an item of the batch; x may hold any multiple of them, copies of the whole batch one after another.
-            guidance: s of D_u + s (D_c - D_u). A guidance-distilled network (Flux dev) takes it as an input instead.
-            negative: prompt of D_u.
+            prompts: one an item of the batch, or their `PromptEmbeds`; x may hold any multiple of them, copies of the whole batch one
+                after another.
+            guidance: s of D_u + s (D_c - D_u); None: `default_guidance`. A guidance-distilled network (Flux dev, LCM) takes it as an input.
+            negative: prompt of D_u, one for all or one per item; None: what the pipeline takes where no negative prompt is given.
             interval: noise levels at which to guide.
+            settings: further conditions that the family takes, such as `clip_skip` and `ip_adapter_image` of Stable Diffusion.
 
         Raises:
             InvalidInput: an empty prompt, a bare string, a prompt for a model without text, or a setting that this model does not have.
         """
-        check_guidance(guidance, interval)
-        conditions = self._conditions(prompts)
-        if self.family.guidance == "none" and negative:
+        scale = self.default_guidance if guidance is None else float(guidance)
+        check_guidance(scale, interval)
+        count = checked_count(prompts)
+        negatives = negatives_of(negative, count)
+        plain = isinstance(negatives, list) and not any(negatives)
+        kind = self.family.guidance
+        if kind == "none" and not plain:
             raise InvalidInput(f"this model is unconditional: it takes no negative prompt, got {negative!r}")
-        if self.distilled:
-            if negative or interval != EVERYWHERE:
-                raise InvalidInput("this network has its guidance distilled into it: it takes neither a negative prompt nor an interval")
-            conditions["guidance"] = torch.full((len(prompts),), float(guidance), device=self.device)
-        conditional = ConditionedDenoiser(prior=self, conditions=conditions)
-        if self.family.guidance != "classifier-free" or guidance == 1:
+        if self.distilled and (not plain or interval != EVERYWHERE):
+            raise InvalidInput("this network has its guidance distilled into it: it takes neither a negative prompt nor an interval")
+        settings = {**self.settings, **settings}
+        conditional = ConditionedDenoiser(prior=self, conditions=self.encoded(prompts, scale, settings))
+        if kind != "classifier-free" or scale == 1:
             return conditional
-        with torch.no_grad(), quiet_libraries(), memory_advice("the negative prompt"):
-            opposite = {name: value.expand(len(prompts), *value.shape[1:]) for name, value in self.family.opposite(negative).items()}
-        doubled = Doubled(prior=self, conditions=conditions, opposite=opposite)
-        return GuidedPair(denoiser=conditional, pair=doubled, scale=guidance, interval=interval)
+        opposite = Encoded(self, lambda: self._opposite(negatives, settings))
+        doubled = Doubled(prior=self, conditions=conditional.conditions, opposite=opposite)
+        return GuidedPair(denoiser=conditional, pair=doubled, scale=scale, interval=interval)
 
     def encode(self, image: Tensor, *, rng: torch.Generator | None = None) -> Tensor:
         """(batch, 3, height, width) in [0, 1] -> x, differentiable; the posterior's mean, or a draw of it where `rng` is given."""
@@ -124,7 +174,12 @@ class PipelinePrior:
             words = f"this prior encodes images (batch, 3, {height}, {width}), got {tuple(image.shape)}"
             raise InvalidInput(f"{words}; resize them, or load it with image_size=")
         with memory_advice(f"encoding {len(image)} images of {self.image_size[0]} x {self.image_size[1]}"):
-            return self.codec.encode(image.to(self.device), rng)
+            x = self.codec.encode(image.to(self.device), rng)
+        if x.shape[1:] != self.event:
+            raise InvalidInput(
+                f"the autoencoder was replaced by one whose x is {tuple(x.shape[1:])}, not {self.event}: load the prior again"
+            )
+        return x
 
     def decode(self, x: Tensor) -> Tensor:
         """x -> (batch, 3, height, width), about [0, 1], differentiable, not clamped."""
@@ -132,96 +187,64 @@ class PipelinePrior:
         with memory_advice(f"decoding {len(x)} images of {self.image_size[0]} x {self.image_size[1]}"):
             return self.codec.decode(x)
 
-    def auxiliary(self, prompts: Sequence[str], *, rank: int = 4, seed: int = 0) -> nn.Module:
+    def auxiliary(self, prompts: Prompts, *, rank: int = 4, seed: int = 0, **settings: Any) -> nn.Module:
         """D_aux for VSD: this network with a fresh LoRA, unguided, called `(x, sigma)`; its parameters and state are the LoRA's alone.
 
-        The base network is shared: the LoRA acts only inside the auxiliary's own calls, and this prior answers as before, bit by bit.
+        The base network is shared and not changed: the LoRA acts inside the auxiliary's own calls only.
 
         Raises:
-            InvalidInput: the rank is below 1.
-            MissingPackage: peft is not installed.
+            InvalidInput: the rank is below 1, or no layer of the network can be adapted.
         """
-        conditions = self._conditions(prompts)
-        if self.distilled:
-            conditions["guidance"] = torch.ones(len(prompts), device=self.device)
+        checked_count(prompts)
+        conditions = self.encoded(prompts, 1.0, {**self.settings, **settings})
         denoiser = ConditionedDenoiser(prior=self, conditions=conditions, learning=True)
-        return LowRankAuxiliary(denoiser, self.family.network, targets=self.family.lora_targets, rank=rank, seed=seed)
+        targets = self.family.lora_targets
+        return LowRankAuxiliary(denoiser, lambda: self.family.network, targets=targets, rank=rank, seed=seed, device=self.device)
 
     def evaluate(self, x: Tensor, sigma: Tensor, conditions: Conditions) -> Tensor:
         """D at x with one row of conditions an item: one network call."""
         self._check(x)
+        levels = self.levels()
+        if levels.kind not in self.family.kinds:
+            words = f"{type(self.pipeline.scheduler).__name__} states {levels.kind} noise levels"
+            raise InvalidInput(f"{words}, with which {type(self.pipeline).__name__} is not called; it takes {', '.join(self.family.kinds)}")
+        check_dropout(self.family.network, "the denoising network")
+        time = getattr(self.family, "flow_time", 1.0) if levels.kind == "flow" else 1.0
 
         def network(z: Tensor, t: Tensor) -> Tensor:
             with memory_advice(f"a network call on {len(z)} items of {tuple(z.shape[1:])}"):
-                return self.family.predict(z, t, conditions).to(z.dtype)
+                return self.family.predict(z, t * time, conditions).to(z.dtype)
 
-        return self.view(network)(x, sigma)
+        return levels.view(network)(x, sigma)
 
-    def _conditions(self, prompts: Sequence[str]) -> Conditions:
-        if isinstance(prompts, str) or not prompts:
-            raise InvalidInput(f"prompts must be a list with one prompt an item, got {prompts!r}")
-        with torch.no_grad(), quiet_libraries(), memory_advice(f"{len(prompts)} prompts"):
-            return dict(self.family.conditions(prompts))
+    def encoded(self, prompts: Prompts, scale: float, settings: Mapping[str, Any]) -> Encoded:
+        """The conditions of some prompts, encoded now, and again when what encodes them has changed."""
+
+        def make() -> Conditions:
+            conditions = dict(self.family.conditions(prompts, **settings))
+            if self.distilled:
+                conditions["guidance"] = torch.full((len(prompts),), float(scale), device=self.device)
+            return conditions
+
+        return Encoded(self, make)
+
+    def _opposite(self, negatives: list[str | None] | PromptEmbeds, settings: Mapping[str, Any]) -> Conditions:
+        """One row for each negative prompt; equal ones are encoded once."""
+        alike = isinstance(negatives, list) and len(set(negatives)) == 1 and not settings
+        found = self.family.opposite(negatives[:1] if alike else negatives, **settings)
+        return {name: value.expand(len(negatives), *value.shape[1:]) for name, value in found.items()}
 
     def _check(self, x: Tensor) -> None:
         if x.shape[1:] != self.event:
             raise InvalidInput(f"this prior's x is (batch, {', '.join(map(str, self.event))}), got {tuple(x.shape)}")
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ConditionedDenoiser:
-    """D_c of a prior at fixed conditions; `learning` lets gradients reach the weights of a LoRA."""
-
-    prior: PipelinePrior
-    conditions: Conditions
-    learning: bool = False
-
-    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
-        with torch.set_grad_enabled(self.learning and torch.is_grad_enabled()):
-            return self.prior.evaluate(x, sigma, tiled(self.conditions, len(x)))
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Doubled:
-    """D_c and D_u of a prior in one network call on the concatenated batch."""
-
-    prior: PipelinePrior
-    conditions: Conditions
-    opposite: Conditions
-
-    @torch.no_grad()
-    def __call__(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        count = len(x)
-        conditions, opposite = tiled(self.conditions, count), tiled(self.opposite, count)
-        both = {name: torch.cat([conditions[name], opposite[name]]) for name in conditions}
-        strong, weak = self.prior.evaluate(torch.cat([x, x]), sigma.expand(count).repeat(2), both).chunk(2)
-        return strong, weak
-
-
-def tiled(conditions: Conditions, count: int) -> Conditions:
-    """Conditions repeated for `count` items, copies of the whole batch one after another.
+def checked_count(prompts: Prompts) -> int:
+    """How many prompts there are.
 
     Raises:
-        InvalidInput: `count` is no multiple of the number of prompts.
-
-    Example:
-        >>> tiled({"class": torch.tensor([3, 8])}, 4)
-        {'class': tensor([3, 8, 3, 8])}
+        InvalidInput: a bare string, or none.
     """
-    prompts = len(next(iter(conditions.values()))) if conditions else 1
-    if count % prompts:
-        raise InvalidInput(f"x holds {count} items for {prompts} prompts: give one prompt an item, or x as copies of the whole batch")
-    return {name: value.repeat(count // prompts, *[1] * (value.ndim - 1)) for name, value in conditions.items()}
-
-
-@contextmanager
-def memory_advice(what: str) -> Iterator[None]:
-    """Turn "out of memory" into an error that says what lowers the need."""
-    try:
-        yield
-    except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU's allocator raises the plain kind
-        if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
-            raise
-        advice = "fewer images or samples at once, a smaller image_size, dtype='bfloat16', prior.pipeline.enable_attention_slicing(), "
-        advice += "prior.pipeline.vae.enable_tiling() or prior.pipeline.enable_model_cpu_offload()"
-        raise OutOfMemory(f"{what} did not fit into memory; what lowers the need: {advice}") from error
+    if isinstance(prompts, str) or prompts is None or not len(prompts):
+        raise InvalidInput(f"prompts must be a list with one prompt an item, got {prompts!r}")
+    return len(prompts)

@@ -3,8 +3,11 @@ r"""From images in [0, 1] to x and back: through an autoencoder, or by a shift f
     latent      x = (z - shift) scale,   z ~ N(mean(image), std(image)^2), the autoencoder's posterior
     pixel       x = 2 image - 1
 
-The scale and shift are the autoencoder's own (Rombach et al. 2022: 0.18215 brings Stable Diffusion's latents to unit size). It runs in
-its own dtype, which for SDXL must not be float16 (its activations overflow); results come back in the caller's.
+Scale and shift are the autoencoder's own (Rombach et al. 2022: 0.18215 brings Stable Diffusion's latents to unit size), or a mean and a
+standard deviation per channel (`latents_mean`, `latents_std`; Playground 2.5). Autoencoders without a posterior (AutoencoderTiny, which
+is TAESD; VQModel) encode to one latent, and a random generator changes nothing. Tiling and slicing are the autoencoder's own. It runs in
+its own dtype; results come back in the caller's. Where it states `force_upcast` (SDXL) its activations overflow in float16: it is
+refused there.
 """
 
 from __future__ import annotations
@@ -32,16 +35,13 @@ class LatentCodec:
     pipeline: Any
 
     def encode(self, image: Tensor, rng: torch.Generator | None) -> Tensor:
-        vae = self.pipeline.vae
-        posterior = vae.encode((2 * image - 1).to(vae.dtype)).latent_dist
-        z = posterior.mean
-        if rng is not None:  # drawn on the CPU, so that every device sees the same numbers
-            z = z + posterior.std * torch.randn(z.shape, generator=rng).to(z)
+        vae = checked_autoencoder(self.pipeline)
+        z = latent_of(vae.encode((2 * image - 1).to(vae.dtype)), rng)
         shift, scale = self._affine(z)
         return ((z - shift) * scale).to(image.dtype)
 
     def decode(self, x: Tensor) -> Tensor:
-        vae = self.pipeline.vae
+        vae = checked_autoencoder(self.pipeline)
         shift, scale = self._affine(x)
         return (vae.decode((x / scale + shift).to(vae.dtype)).sample / 2 + 0.5).to(x.dtype)
 
@@ -49,7 +49,7 @@ class LatentCodec:
         """Shift and scale; a few models (Playground 2.5) state a mean and a standard deviation for each channel."""
         config = self.pipeline.vae.config
         means, stds = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
-        factor = torch.tensor(config.scaling_factor, dtype=like.dtype, device=like.device)
+        factor = torch.tensor(getattr(config, "scaling_factor", None) or 1.0, dtype=like.dtype, device=like.device)
         if means is not None and stds is not None:
             return like.new_tensor(means).reshape(-1, 1, 1), factor / like.new_tensor(stds).reshape(-1, 1, 1)
         return torch.zeros_like(factor) + (getattr(config, "shift_factor", None) or 0.0), factor
@@ -57,7 +57,7 @@ class LatentCodec:
 
 @dataclass(frozen=True)
 class PixelCodec:
-    """x is the image in [-1, 1]; a model of grey images sees the mean of the colours and shows three equal ones."""
+    """x is the image in [-1, 1]; a model of grey images reads the mean of the colours and shows three equal ones."""
 
     channels: int
 
@@ -71,3 +71,29 @@ class PixelCodec:
 
     def decode(self, x: Tensor) -> Tensor:
         return (x / 2 + 0.5).expand(-1, 3, -1, -1)
+
+
+def checked_autoencoder(pipeline: Any) -> Any:
+    """The pipeline's autoencoder.
+
+    Raises:
+        InvalidInput: it has none, or one in float16 that overflows there.
+    """
+    vae = pipeline.vae
+    if vae is None:
+        raise InvalidInput(
+            "this pipeline has no autoencoder: images are neither encoded nor decoded; work on latents (representation latents)"
+        )
+    if vae.dtype == torch.float16 and getattr(vae.config, "force_upcast", False):
+        raise InvalidInput("this autoencoder overflows in float16 (force_upcast): pipeline.vae.to(torch.float32), the rest may stay")
+    return vae
+
+
+def latent_of(encoded: Any, rng: torch.Generator | None) -> Tensor:
+    """The latent in an autoencoder's output: the posterior's mean, or a draw of it; or the one latent of those without a posterior."""
+    posterior = getattr(encoded, "latent_dist", None)
+    if posterior is None:
+        return encoded.latents if hasattr(encoded, "latents") else encoded.latent
+    if rng is None:
+        return posterior.mean
+    return posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=rng).to(posterior.mean)  # drawn on the CPU

@@ -6,16 +6,25 @@ merely log it; here that is an error.
 
 from __future__ import annotations
 
+import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import nn
 
-from modeseek.core.errors import InvalidInput, WeightsError
+from modeseek.core.errors import InvalidInput, MissingPackage, WeightsError
 
+QUANTISERS = {
+    "quanto": "optimum-quanto",
+    "modelopt": "nvidia-modelopt",
+    "gguf": "gguf",
+    "bitsandbytes": "bitsandbytes",
+    "torchao": "torchao",
+}
 VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
-NETWORKS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
+NETWORKS = ("unet", "transformer", "controlnet", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
 
 
 def load_networks(folder: Path, index: dict[str, Any], *, dtype: torch.dtype, variant: str | None) -> dict[str, nn.Module | None]:
@@ -36,18 +45,21 @@ def load_network(folder: Path, library: str, kind: str, *, dtype: torch.dtype, v
     """One network."""
     import diffusers
     import transformers
-    from safetensors import SafetensorError
 
     network_class: Any = getattr({"diffusers": diffusers, "transformers": transformers}.get(library), kind, None)
     if not (isinstance(network_class, type) and issubclass(network_class, diffusers.ModelMixin | transformers.PreTrainedModel)):
         raise InvalidInput(f"{folder} is a {library} {kind}, which is no network of diffusers or transformers; code of others is not run")
     check_files(folder, variant)
+    check_quantisation(folder)
     settings: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "local_files_only": True, "output_loading_info": True}
     if variant is not None and list(folder.glob(f"*.{variant}*.safetensors")):
         settings["variant"] = variant
     try:
         loaded: Any = cast(Any, network_class).from_pretrained(folder, **settings)
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+    except (ImportError, NotImplementedError) as error:
+        words = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise MissingPackage(f"{folder} needs a package that is not installed, or not for this device ({words})") from error
+    except Exception as error:  # diffusers and transformers raise many kinds for weights that do not fit
         words = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise WeightsError(f"the weights in {folder} do not load ({words}); were they cut short? Fetch them again") from error
     network, found = loaded
@@ -73,6 +85,19 @@ def check_files(folder: Path, variant: str | None) -> None:
             f"{folder} holds only pickled weights ({pickles[0]}), which can run code and are not opened; convert to safetensors"
         )
     raise WeightsError(f"{folder} holds no weights (*.safetensors): the download may be incomplete; fetch it again (download=True)")
+
+
+def check_quantisation(folder: Path) -> None:
+    """Raise `MissingPackage` if the weights are quantised by a package that is not installed."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        stated = config.get("quantization_config") or {}
+        method = stated.get("quant_method", stated.get("quant_type")) if stated else None
+    except (ValueError, AttributeError, OSError) as error:
+        raise WeightsError(f"{folder / 'config.json'} is not readable ({error}); fetch it again") from error
+    package = QUANTISERS.get(str(method), str(method)) if method else None
+    if package is not None and find_spec(package.replace("-", "_").replace("optimum_quanto", "optimum")) is None:
+        raise MissingPackage(f"the weights in {folder} are quantised with {method}, which needs {package}: pip install {package}")
 
 
 def check_others(folder: Path, index: dict[str, Any]) -> None:

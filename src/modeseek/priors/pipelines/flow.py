@@ -1,61 +1,47 @@
-"""Rectified-flow transformers: Stable Diffusion 3 (Esser et al. 2024) and Flux (Black Forest Labs 2024).
+"""Rectified-flow transformers with several text encoders: Stable Diffusion 3 (Esser et al. 2024) and Flux (Black Forest Labs 2024).
 
-Stable Diffusion 3 is classifier-free guided; without its third text encoder (T5) those tokens are zeros, as in diffusers. Flux dev was
-distilled from a guided model and takes the scale as an input: `guidance` goes there, with no second evaluation and no negative prompt.
-A Flux that has no such input is guided by the formula; Flux schnell was made for guidance=1. Flux sees its latent as a sequence of
-2 x 2 patches.
+Both predict u = n - y at z = (1-t) y + t n. Stable Diffusion 3 takes t in training steps and is classifier-free guided; without its third
+text encoder (T5) the tokens of that encoder are zeros, as in diffusers. Flux takes t in [0, 1] and its latent as a sequence of 2 x 2
+patches. Flux dev was distilled from a guided model and takes the scale as an input, without a second evaluation and without a negative
+prompt. A Flux without that input (schnell) is guided by the formula; it was made for no guidance, which is its default.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from modeseek.priors.pipelines.base import Conditions, GuidanceKind
-from modeseek.priors.pipelines.stable_diffusion import ATTENTION
-from modeseek.priors.pipelines.text import check_prompts, warn_of_cuts
+from modeseek.priors.pipelines.base import Conditions
+from modeseek.priors.pipelines.stable_diffusion import checked_skip
+from modeseek.priors.pipelines.text import PromptEmbeds, Reader, checked_embeds
+from modeseek.priors.pipelines.text_family import TextFamily
 
-TEXT_ATTENTION = ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 SD3_TOKENS = 256  # of T5, as in diffusers
 
 
-@dataclass(frozen=True, kw_only=True)
-class StableDiffusion3:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StableDiffusion3(TextFamily):
     """Inputs and calls of Stable Diffusion 3's transformer."""
 
-    pipeline: Any
-    device: torch.device
-    guidance: GuidanceKind = "classifier-free"
-    lora_targets: tuple[str, ...] = ATTENTION + TEXT_ATTENTION
+    settings: ClassVar[tuple[str, ...]] = ("clip_skip",)
 
-    @property
-    def network(self) -> nn.Module:
-        return self.pipeline.transformer
-
-    def conditions(self, prompts: Sequence[str]) -> Conditions:
-        return self._encode(check_prompts(prompts, *self._readers()))
-
-    def opposite(self, negative: str) -> Conditions:
-        warn_of_cuts([negative], *self._readers())
-        return self._encode([negative])
-
-    def _readers(self) -> list[tuple[Any, int]]:
+    def readers(self) -> list[Reader]:
         pipe = self.pipeline
-        limits = [
-            (pipe.tokenizer, pipe.tokenizer_max_length),
-            (pipe.tokenizer_2, pipe.tokenizer_max_length),
-            (pipe.tokenizer_3, SD3_TOKENS),
-        ]
-        return [(tokenizer, limit) for tokenizer, limit in limits if tokenizer is not None]
+        clip = [(pipe.tokenizer, pipe.tokenizer_max_length), (pipe.tokenizer_2, pipe.tokenizer_max_length)]
+        return [(tokenizer, limit) for tokenizer, limit in [*clip, (pipe.tokenizer_3, SD3_TOKENS)] if tokenizer is not None]
 
-    def _encode(self, prompts: list[str]) -> Conditions:
-        settings = {"device": self.device, "do_classifier_free_guidance": False, "max_sequence_length": SD3_TOKENS}
+    def encode(self, prompts: list[str], *, negative: bool = False, clip_skip: int | None = None) -> Conditions:
+        settings: dict[str, Any] = {"device": self.device, "do_classifier_free_guidance": False, "max_sequence_length": SD3_TOKENS}
+        settings["clip_skip"] = checked_skip(clip_skip, self.pipeline)
         tokens, _, pooled, _ = self.pipeline.encode_prompt(prompts, None, None, **settings)
         return {"tokens": tokens, "pooled": pooled}
+
+    def embedded(self, embeds: PromptEmbeds) -> Conditions:
+        config = self.pipeline.transformer.config
+        return pooled_conditions(embeds, self.device, config.joint_attention_dim, config.pooled_projection_dim)
 
     def predict(self, z: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
         transformer = self.pipeline.transformer
@@ -65,42 +51,48 @@ class StableDiffusion3:
         return transformer(hidden_states=z.to(transformer.dtype), return_dict=False, **inputs)[0]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Flux:
-    """Inputs and calls of Flux's transformer; `tokens` are those of T5 (512 for dev, 256 for schnell)."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Flux(TextFamily):
+    """Inputs and calls of Flux's transformer.
 
-    pipeline: Any
-    device: torch.device
+    Args:
+        tokens: length of T5's sequence, 512 for dev and 256 for schnell.
+    """
+
     tokens: int
-    guidance: GuidanceKind
-    lora_targets: tuple[str, ...] = ATTENTION + TEXT_ATTENTION
 
     @property
-    def network(self) -> nn.Module:
-        return self.pipeline.transformer
+    def distillation(self) -> str | None:
+        """A Flux without a guidance input is schnell, or another model distilled to need no guidance."""
+        return "its network has no guidance input, as Flux schnell" if self.guidance != "embedded" else None
 
-    def conditions(self, prompts: Sequence[str]) -> Conditions:
-        return self._encode(check_prompts(prompts, *self._readers()))
+    def readers(self) -> list[Reader]:
+        pairs = [(self.pipeline.tokenizer, self.pipeline.tokenizer_max_length), (self.pipeline.tokenizer_2, self.tokens)]
+        return [(tokenizer, limit) for tokenizer, limit in pairs if tokenizer is not None]
 
-    def opposite(self, negative: str) -> Conditions:
-        warn_of_cuts([negative], *self._readers())
-        return self._encode([negative])
-
-    def _readers(self) -> list[tuple[Any, int]]:
-        return [(self.pipeline.tokenizer, self.pipeline.tokenizer_max_length), (self.pipeline.tokenizer_2, self.tokens)]
-
-    def _encode(self, prompts: list[str]) -> Conditions:
+    def encode(self, prompts: list[str], *, negative: bool = False) -> Conditions:
         tokens, pooled, _ = self.pipeline.encode_prompt(prompts, device=self.device, max_sequence_length=self.tokens)
         return {"tokens": tokens, "pooled": pooled}
+
+    def embedded(self, embeds: PromptEmbeds) -> Conditions:
+        config = self.pipeline.transformer.config
+        return pooled_conditions(embeds, self.device, config.joint_attention_dim, config.pooled_projection_dim)
 
     def predict(self, z: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
         transformer = self.pipeline.transformer
         tokens, pooled = (conditions[name].to(transformer.dtype) for name in ("tokens", "pooled"))
         height, width = z.shape[2] // 2, z.shape[3] // 2
-        places = {"txt_ids": torch.zeros(tokens.shape[1], 3, device=z.device), "img_ids": patch_places(height, width, z.device)}
+        ids = {"txt_ids": torch.zeros(tokens.shape[1], 3, device=z.device), "img_ids": patch_ids(height, width, z.device)}
         inputs = {"timestep": t, "guidance": conditions.get("guidance"), "encoder_hidden_states": tokens, "pooled_projections": pooled}
-        patches = transformer(hidden_states=to_patches(z).to(transformer.dtype), return_dict=False, **inputs, **places)[0]
+        patches = transformer(hidden_states=to_patches(z).to(transformer.dtype), return_dict=False, **inputs, **ids)[0]
         return from_patches(patches, height, width)
+
+
+def pooled_conditions(embeds: PromptEmbeds, device: torch.device, width: int, pooled: int) -> Conditions:
+    """Tokens and pooled embedding, checked."""
+    checked_embeds(embeds, width=width, pooled=pooled)
+    assert embeds.pooled is not None
+    return {"tokens": embeds.tokens.to(device), "pooled": embeds.pooled.to(device)}
 
 
 def to_patches(z: Tensor) -> Tensor:
@@ -122,7 +114,7 @@ def from_patches(patches: Tensor, height: int, width: int) -> Tensor:
     return grid.reshape(len(patches), -1, 2 * height, 2 * width)
 
 
-def patch_places(height: int, width: int, device: torch.device) -> Tensor:
+def patch_ids(height: int, width: int, device: torch.device) -> Tensor:
     """(h w, 3): zero, row and column of each patch, for the rotary embedding."""
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     return torch.stack([torch.zeros_like(rows), rows, columns], -1).reshape(-1, 3).to(device, torch.float32)

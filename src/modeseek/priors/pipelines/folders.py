@@ -19,7 +19,13 @@ LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")  # never nee
 
 
 def locate(
-    path_or_id: str | Path, *, supported: tuple[str, ...], variant: str | None, left_out: tuple[str, ...] = LEFT_OUT, download: bool
+    path_or_id: str | Path,
+    *,
+    supported: tuple[str, ...],
+    variant: str | None,
+    left_out: tuple[str, ...] = LEFT_OUT,
+    download: bool,
+    subfolder: str | None = None,
 ) -> Path:
     """The folder of a pipeline, fetched first where `download` allows it, without the parts to be left out.
 
@@ -28,10 +34,21 @@ def locate(
         WeightsError: the model is not on disk and may not, or could not, be downloaded.
     """
     path = Path(path_or_id).expanduser()
+    if subfolder is not None:
+        if not path.is_dir():
+            found = _cached(str(path_or_id)) if MODEL_ID.fullmatch(str(path_or_id)) else None
+            if found is None:
+                raise InvalidInput(f"a subfolder needs a folder or a model in the hub's cache; {path_or_id} is neither")
+            path = found
+        path = path / subfolder
+        if not path.is_dir():
+            raise InvalidInput(f"{path.parent} has no folder {subfolder}")
     if path.is_dir():
         return path
     if path.is_file():
-        raise InvalidInput(f"{path} is a file: a folder in diffusers' layout (with model_index.json) is expected")
+        raise InvalidInput(
+            f"{path} is a file: a folder in diffusers' layout (with model_index.json) or a .safetensors checkpoint is expected"
+        )
     name = str(path_or_id)
     if not MODEL_ID.fullmatch(name):
         raise InvalidInput(f"there is no folder {name}, and it is no model id of the form owner/name")
@@ -55,11 +72,18 @@ def read_index(folder: Path, supported: tuple[str, ...]) -> dict[str, Any]:
     """
     path = folder / "model_index.json"
     if not path.is_file():
-        raise InvalidInput(f"{folder} is no diffusers pipeline: it has no model_index.json; give the folder that save_pretrained wrote")
+        words = f"{folder} is no diffusers pipeline: it has no model_index.json"
+        if (folder / "config.json").is_file():
+            raise InvalidInput(f"{words}; it holds a single network: give the folder above it")
+        inside = sorted(entry.parent.name for entry in folder.glob("*/model_index.json"))
+        raise InvalidInput(
+            f"{words}; "
+            + (f"{inside[0]} in it is one: give subfolder={inside[0]!r}" if inside else "give the folder that save_pretrained wrote")
+        )
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
-        family = index["_class_name"]
-    except (ValueError, KeyError, TypeError) as error:
+        family = str(index["_class_name"])
+    except (ValueError, KeyError, TypeError, OSError) as error:
         raise InvalidInput(f"{path} is not readable as the index of a pipeline ({error}); fetch it again") from error
     if family not in supported:
         raise InvalidInput(f"{folder} holds a {family}, which is not supported; supported are {', '.join(supported)}")

@@ -1,84 +1,160 @@
-"""`load_prior`: a folder or a model id in diffusers' layout, of any supported family, as an image prior.
+"""`load_prior`: a pipeline in memory, a folder, a checkpoint file or a model id, of any supported family, as an image prior.
 
-Loading checks the family first, then each network's weights, and freezes everything. The adapters that differ between families are put
-together here, one function each.
+A pipeline in memory is used as it stands: nothing of it is moved, cast or frozen. Loading from disk checks the family first, then each
+network's weights, and freezes everything. Both end with one evaluation (`checks`).
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from modeseek.core.errors import InvalidInput, WeightsError
+from modeseek.core.denoiser import DiscreteLevels
+from modeseek.core.errors import InvalidInput, ModeseekError, WeightsError
 from modeseek.core.libraries import quiet_libraries
-from modeseek.priors.pipelines.base import PipelinePrior, memory_advice
-from modeseek.priors.pipelines.classes import ClassConditional, Unconditional, class_names
-from modeseek.priors.pipelines.codecs import LatentCodec, PixelCodec
+from modeseek.priors.pipelines.base import PipelinePrior
+from modeseek.priors.pipelines.checks import check_prior
 from modeseek.priors.pipelines.components import check_others, load_networks
-from modeseek.priors.pipelines.flow import Flux, StableDiffusion3
+from modeseek.priors.pipelines.conditioned import memory_advice
+from modeseek.priors.pipelines.families import FAMILIES, Model, family_of
 from modeseek.priors.pipelines.folders import LEFT_OUT, locate, read_index
-from modeseek.priors.pipelines.levels import discrete_view, flow_view
-from modeseek.priors.pipelines.stable_diffusion import StableDiffusion, StableDiffusionXL
+from modeseek.priors.pipelines.levels import Prediction
+from modeseek.priors.pipelines.single_file import open_single_file
 
 Dtype = Literal["float32", "bfloat16", "float16", "float64"]
 
 
 def load_prior(
-    path_or_id: str | Path,
+    source: str | Path | Any,
     *,
-    device: str | torch.device = "cpu",
-    dtype: Dtype = "float32",
+    device: str | torch.device | None = None,
+    dtype: Dtype | None = None,
     vae_dtype: Dtype | None = None,
     image_size: tuple[int, int] | None = None,
     variant: str | None = None,
+    subfolder: str | None = None,
+    config: str | Path | None = None,
     t5: bool = True,
     download: bool = False,
+    prediction: Prediction | None = None,
+    levels: DiscreteLevels | None = None,
+    check: bool = True,
 ) -> PipelinePrior:
-    """An image prior from a pipeline that diffusers wrote.
+    """An image prior from a pipeline of diffusers: in memory, or from disk.
 
-    Supported: Stable Diffusion 1.x and 2.x, SDXL, Stable Diffusion 3, Flux, DiT, and pixel models (DDPM, DDIM) with or without classes.
-    What a network predicts, its noise levels and the scale of its latents are read from the model's own configuration.
+    A pipeline object is used exactly as it stands, on its device and in its dtypes, with its scheduler, LoRAs, textual inversions,
+    offloading, quantised or compiled networks; what is changed on it later acts at the next call. What a network predicts, its noise
+    levels, the scale of its latents and its guidance are read from the model's own configuration.
 
     Args:
-        path_or_id: a folder with model_index.json, or a hub id such as "stable-diffusion-v1-5/stable-diffusion-v1-5".
-        device: where the networks go, and x with them.
-        dtype: of the networks; x keeps its own.
+        source: a diffusers pipeline; a folder with model_index.json; a `.safetensors` checkpoint of a whole pipeline; or a hub id such as
+            "stable-diffusion-v1-5/stable-diffusion-v1-5".
+        device: where the networks go, and x with them; "cpu" by default. Not for an object.
+        dtype: of the networks, "float32" by default; x keeps its own. Not for an object.
         vae_dtype: of the autoencoder; None: as `dtype`, but float32 where that is float16 and the autoencoder would overflow (SDXL).
         image_size: (height, width) in pixels; None: the model's own.
         variant: weight files to prefer, such as "fp16".
+        subfolder: of the folder or hub model, where the pipeline lies in one.
+        config: for a checkpoint file: a folder in diffusers' layout with its configuration and tokenizers.
         t5: False leaves the third text encoder of Stable Diffusion 3 out, which saves most of its memory.
         download: whether a model that is not on disk may be fetched from the hub.
+        prediction: what the network predicts, "eps", "v", "x0" or "flow", where the scheduler's configuration is wrong.
+        levels: its noise levels, where the scheduler's are wrong.
+        check: evaluate network and codec once at load. Cost: two prompts, one network call on two items of 16 x 16 latents.
 
     Raises:
-        InvalidInput: no pipeline, an unsupported family, an unknown device, dtype or size, a model that was taken off the hub.
+        InvalidInput: no pipeline, an unsupported family or scheduler, an unknown device, dtype or size, a model that does not work.
         WeightsError: the model is not on disk; weights missing, broken, incomplete or pickled.
-        MissingPackage: diffusers cannot be imported.
+        MissingPackage: diffusers cannot be imported, or a package that the weights need is not installed.
         OutOfMemory: the model does not fit on the device.
     """
-    device, network_dtype = checked_device(device), checked_dtype(dtype)
-    if network_dtype == torch.bfloat16 and not has_bfloat16(device):
-        warnings.warn("this processor has no bfloat16 arithmetic and emulates it: dtype='float32' is many times faster", stacklevel=2)
-    left_out = LEFT_OUT if t5 else (*LEFT_OUT, "text_encoder_3", "tokenizer_3")
+    if isinstance(source, str | Path):
+        with quiet_libraries():
+            model = open_model(
+                *(source, device or "cpu", dtype or "float32", vae_dtype, variant, subfolder, config, t5, download),
+            )
+    else:
+        given = {"device": device, "dtype": dtype, "vae_dtype": vae_dtype, "variant": variant, "subfolder": subfolder, "config": config}
+        model = opened(source, {name: value for name, value in given.items() if value is not None} | ({} if t5 else {"t5": t5}))
+    model = Model(model.pipeline, model.device, image_size, model.name, model.index, prediction, levels)
+    try:
+        prior = family_of(model.pipeline)(model)
+    except (AttributeError, TypeError) as error:
+        words = f"this {type(model.pipeline).__name__} lacks a part or a setting of its class ({error})"
+        raise InvalidInput(f"{words}: was a network of another class put into it?") from error
+    prior.levels()  # a scheduler that is not understood is refused here
+    if check:
+        check_prior(prior)
+    return prior
+
+
+def opened(pipeline: Any, given: dict[str, Any]) -> Model:
+    """A pipeline in memory as a `Model`.
+
+    Raises:
+        InvalidInput: no pipeline of diffusers, or settings that would change it.
+    """
     with quiet_libraries():
-        folder = locate(path_or_id, supported=tuple(FAMILIES), variant=variant, left_out=left_out, download=download)
-        index = read_index(folder, tuple(FAMILIES))
-        if not t5 and index["_class_name"] != "StableDiffusion3Pipeline":
-            raise InvalidInput(f"t5=False is for Stable Diffusion 3; {index['_class_name']} has no text encoder to leave out")
-        index |= {name: [None, None] for name in left_out if name in index}
-        check_others(folder, index)
-        with memory_advice(f"loading {folder}"):
+        from diffusers import DiffusionPipeline
+    if not isinstance(pipeline, DiffusionPipeline):
+        raise InvalidInput(f"load_prior takes a folder, a file, a model id or a pipeline of diffusers, got a {type(pipeline).__name__}")
+    if given:
+        raise InvalidInput(f"a pipeline in memory is used as it stands: change it before, and leave {', '.join(given)} out")
+    family_of(pipeline)
+    name = str(getattr(pipeline.config, "_name_or_path", None) or "")
+    return Model(pipeline, torch.device(pipeline._execution_device), name=Path(name).name if Path(name).is_dir() else name)
+
+
+def open_model(
+    source: str | Path,
+    device: str | torch.device,
+    dtype: Dtype,
+    vae_dtype: Dtype | None,
+    variant: str | None,
+    subfolder: str | None,
+    config: str | Path | None,
+    t5: bool,
+    download: bool,
+) -> Model:
+    """The pipeline of a folder, a file or a model id; arguments as of `load_prior`."""
+    place, network_dtype = checked_device(device), checked_dtype(dtype)
+    if network_dtype == torch.bfloat16 and not has_bfloat16(place):
+        warnings.warn("this processor has no bfloat16 arithmetic and emulates it: dtype='float32' is many times faster", stacklevel=3)
+    left_out = LEFT_OUT if t5 else (*LEFT_OUT, "text_encoder_3", "tokenizer_3")
+    supported = tuple(FAMILIES)
+    path = Path(source).expanduser()
+    with memory_advice(f"loading {source}"):
+        if path.is_file() and path.suffix in (".safetensors", ".ckpt", ".pt", ".pth", ".bin"):
+            if variant is not None or subfolder is not None:
+                raise InvalidInput(f"{path} is one file: it has neither a variant nor a subfolder")
+            pipeline, index = open_single_file(path, config=config, supported=supported, dtype=network_dtype, download=download)
+        else:
+            if config is not None:
+                raise InvalidInput(f"config= is for a checkpoint file; {source} has its own configuration")
+            folder = locate(source, supported=supported, variant=variant, left_out=left_out, download=download, subfolder=subfolder)
+            index = read_index(folder, supported)
+            if not t5 and index["_class_name"] != "StableDiffusion3Pipeline":
+                raise InvalidInput(f"t5=False is for Stable Diffusion 3; {index['_class_name']} has no text encoder to leave out")
+            index |= {name: [None, None] for name in left_out if name in index}
+            check_others(folder, index)
             pipeline = assemble(folder, index, load_networks(folder, index, dtype=network_dtype, variant=variant))
-            cast_autoencoder(pipeline, network_dtype, vae_dtype)
-            pipeline.to(device)
-            if device.type in ("cpu", "cuda") and hasattr(pipeline, "unet"):
-                pipeline.unet.to(memory_format=torch.channels_last)  # a fifth faster from batches of 8 on, in float32 on AVX2
-        return FAMILIES[index["_class_name"]](Model(pipeline, index, device, image_size))
+        cast_autoencoder(pipeline, network_dtype, vae_dtype)
+        try:
+            pipeline.to(place)
+        except ModeseekError:
+            raise
+        except ValueError as error:  # quantised networks stay where their package put them
+            raise InvalidInput(
+                f"{source} cannot be moved to {place} ({str(error).strip().splitlines()[0]}): load it with diffusers"
+            ) from error
+        if place.type in ("cpu", "cuda") and isinstance(getattr(pipeline, "unet", None), nn.Module):
+            pipeline.unet.to(memory_format=torch.channels_last)  # a fifth faster from batches of 8 on, in float32 on AVX2
+    name = path.name if path.exists() else str(source)
+    return Model(pipeline, place, name=name, index=index)
 
 
 def assemble(folder: Path, index: dict[str, Any], networks: dict[str, nn.Module | None]) -> Any:
@@ -90,7 +166,9 @@ def assemble(folder: Path, index: dict[str, Any], networks: dict[str, nn.Module 
         parts["requires_safety_checker"] = False
     try:
         return getattr(diffusers, index["_class_name"]).from_pretrained(folder, local_files_only=True, **parts)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except ModeseekError:
+        raise
+    except Exception as error:  # diffusers and transformers raise many kinds for configurations that do not fit
         words = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise WeightsError(f"{folder} does not make a {index['_class_name']} ({words}); fetch it again") from error
 
@@ -114,7 +192,7 @@ def checked_device(device: str | torch.device) -> torch.device:
         raise InvalidInput(f"device {device!r} is unknown: give cpu, cuda, cuda:1 or mps") from error
     count = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(found.type, 1)
     if (found.index or 0) >= count:
-        raise InvalidInput(f"device {found} was asked for, but torch {torch.__version__} sees {count} of that kind: give device='cpu'")
+        raise InvalidInput(f"device {found} was asked for, but torch {torch.__version__} finds {count} of that kind: give device='cpu'")
     return found
 
 
@@ -129,122 +207,3 @@ def checked_dtype(dtype: str) -> torch.dtype:
     if dtype not in known:
         raise InvalidInput(f"dtype {dtype!r} is unknown: choose {', '.join(known)}")
     return known[dtype]
-
-
-# ---------------------------------------------------------------- one function a family
-@dataclass(frozen=True)
-class Model:
-    """A loaded pipeline and what was asked of it."""
-
-    pipeline: Any
-    index: dict[str, Any]
-    device: torch.device
-    asked_size: tuple[int, int] | None
-
-    def image(self, own: tuple[int, int], multiple: int) -> tuple[int, int]:
-        """The image's size: the one asked for, else the model's own."""
-        height, width = self.asked_size or own
-        if height < multiple or width < multiple or height % multiple or width % multiple:
-            raise InvalidInput(f"image_size must be multiples of {multiple} for this model, got {(height, width)}")
-        return height, width
-
-    @property
-    def factor(self) -> int:
-        """Pixels of a image to one of its latent, along one side."""
-        return 2 ** (len(self.pipeline.vae.config.block_out_channels) - 1)
-
-    def prior(self, family: Any, view: Any, channels: int, image_size: tuple[int, int]) -> PipelinePrior:
-        """A prior in latents, or in pixels where the pipeline has no autoencoder."""
-        latent = getattr(self.pipeline, "vae", None) is not None
-        factor = self.factor if latent else 1
-        return PipelinePrior(
-            pipeline=self.pipeline,
-            family=family,
-            view=view[0],
-            codec=LatentCodec(self.pipeline) if latent else PixelCodec(channels),
-            event=(channels, image_size[0] // factor, image_size[1] // factor),
-            image_size=image_size,
-            sigmas=view[1],
-            data_std=1.0 if latent else 0.5,  # the autoencoder's scale brings latents to 1; images in [-1, 1] have about 0.5
-            device=self.device,
-        )
-
-
-def side(size: int | tuple[int, int], factor: int = 1) -> tuple[int, int]:
-    """A `sample_size` of a configuration, one number or two, times a factor."""
-    height, width = (size, size) if isinstance(size, int) else size
-    return height * factor, width * factor
-
-
-def _stable_diffusion(model: Model) -> PipelinePrior:
-    config = model.pipeline.unet.config
-    size = model.image(side(config.sample_size, model.factor), model.factor)
-    family = StableDiffusion(pipeline=model.pipeline, device=model.device)
-    return model.prior(family, discrete_view(model.pipeline.scheduler), config.in_channels, size)
-
-
-def _sdxl(model: Model) -> PipelinePrior:
-    config = model.pipeline.unet.config
-    size = model.image(side(config.sample_size, model.factor), model.factor)
-    family = StableDiffusionXL(pipeline=model.pipeline, device=model.device, image_size=size)
-    return model.prior(family, discrete_view(model.pipeline.scheduler), config.in_channels, size)
-
-
-def _sd3(model: Model) -> PipelinePrior:
-    config = model.pipeline.transformer.config
-    size = model.image(side(config.sample_size, model.factor), model.factor * config.patch_size)
-    family = StableDiffusion3(pipeline=model.pipeline, device=model.device)
-    return model.prior(family, flow_view(model.pipeline.scheduler), config.in_channels, size)
-
-
-def _flux(model: Model) -> PipelinePrior:
-    config = model.pipeline.transformer.config
-    size = model.image(side(model.pipeline.default_sample_size, model.factor), 2 * model.factor)
-    distilled = bool(config.guidance_embeds)
-    guidance: Any = "embedded" if distilled else "classifier-free"
-    family = Flux(pipeline=model.pipeline, device=model.device, tokens=512 if distilled else 256, guidance=guidance)
-    return model.prior(family, flow_view(model.pipeline.scheduler), config.in_channels // 4, size)
-
-
-def _dit(model: Model) -> PipelinePrior:
-    config = model.pipeline.transformer.config
-    own = side(config.sample_size, model.factor)
-    if model.asked_size not in (None, own):
-        raise InvalidInput(f"DiT's images have one size, {own}: image_size={model.asked_size} is not possible")
-    count = config.num_embeds_ada_norm
-    names = class_names(model.index.get("id2label") or {})
-    family = ClassConditional(
-        pipeline=model.pipeline,
-        device=model.device,
-        part="transformer",
-        classes=count,
-        nothing=count,
-        names=names,
-        lora_targets=("to_q", "to_k", "to_v", "to_out.0"),
-    )
-    return model.prior(family, discrete_view(model.pipeline.scheduler), config.in_channels, own)
-
-
-def _pixels(model: Model) -> PipelinePrior:
-    unet = model.pipeline.unet
-    size = model.image(side(unet.config.sample_size), 2 ** (len(unet.config.block_out_channels) - 1))
-    family: Any = Unconditional(pipeline=model.pipeline, device=model.device)
-    table = getattr(unet, "class_embedding", None)
-    if isinstance(table, nn.Embedding):
-        names = class_names(model.index.get("id2label") or {})
-        family = ClassConditional(pipeline=model.pipeline, device=model.device, part="unet", classes=table.num_embeddings, names=names)
-    elif table is not None:
-        raise InvalidInput(f"classes given as {unet.config.class_embed_type!r} are not supported: only a UNet with num_class_embeds")
-    return model.prior(family, discrete_view(model.pipeline.scheduler), unet.config.in_channels, size)
-
-
-FAMILIES: dict[str, Callable[[Model], PipelinePrior]] = {
-    "StableDiffusionPipeline": _stable_diffusion,
-    "StableDiffusionXLPipeline": _sdxl,
-    "StableDiffusion3Pipeline": _sd3,
-    "FluxPipeline": _flux,
-    "DiTPipeline": _dit,
-    "DDPMPipeline": _pixels,
-    "DDIMPipeline": _pixels,
-}
-"""diffusers' class name -> adapter: the families this package knows."""

@@ -1,117 +1,177 @@
-r"""D_aux of a large network: a low-rank adapter (Hu et al. 2022) on a network that stays shared and frozen.
+r"""D_aux of a large network: a low-rank adapter (Hu et al. 2022) on a network that stays shared and unchanged.
 
     W x + B A x,   A (rank, in) random, B (out, rank) zero at first
 
-So a fresh D_aux is D itself. The adapter is switched on inside the auxiliary's own calls only; asked anywhere else, the network answers
-as if it were not there, bit by bit. Adapters that the network's owner has loaded stay as they are. The adapter's weights are float32
-beside a network of lower precision. Needs peft.
+So a fresh D_aux is D itself. The adapter is added by forward hooks that exist during the auxiliary's own calls only: no layer is wrapped,
+so adapters, quantised layers, fused layers and compiled networks of the pipeline's owner stay as they are, and a LoRA that the owner loads
+later acts on D and on D_aux. Its weights are float32 next to a network of lower precision. Gradient checkpointing of the network works: a
+recomputed block has the adapter again. A compiled network runs uncompiled inside the auxiliary, since compiled code ignores hooks.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+import math
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import conv2d, linear
 
 from modeseek.core.denoiser import Denoiser
-from modeseek.core.errors import InvalidInput, MissingPackage
+from modeseek.core.errors import InvalidInput
 
 
 class LowRankAuxiliary(nn.Module):
-    """A denoiser of `network` under a fresh LoRA; its parameters and state are the LoRA's alone.
+    """A denoiser of a network under a fresh LoRA; its parameters and state are the LoRA's alone.
 
     Args:
-        denoiser: a denoiser that calls `network` and lets gradients through.
-        network: the shared network; layers of it are wrapped in place.
+        denoiser: a denoiser that calls the network and lets gradients through.
+        network: returns the shared network.
         targets: ends of the names of the layers to adapt.
         rank: of the adapter.
         seed: of its random half.
+        device: of the adapter.
+
+    Raises:
+        InvalidInput: the rank is below 1, or the network has no such layer.
     """
 
-    def __init__(self, denoiser: Denoiser, network: nn.Module, *, targets: tuple[str, ...], rank: int, seed: int) -> None:
+    def __init__(
+        self, denoiser: Denoiser, network: Callable[[], nn.Module], *, targets: tuple[str, ...], rank: int, seed: int, device: torch.device
+    ) -> None:
         super().__init__()
         if rank < 1:
             raise InvalidInput(f"the rank of a LoRA must be at least 1, got {rank}")
-        self._denoiser = denoiser
-        self._shared = (network,)  # in a tuple, so that its weights are not this module's
-        self._name = inject(network, targets, rank, seed)
-        self.weights = nn.ParameterDict(adapter_weights(network, self._name))
+        self._denoiser, self._network = denoiser, network
+        self._depth = 0
+        self._called: set[str] = set()
+        self._expected: set[str] | None = None
+        rng = torch.Generator().manual_seed(seed)
+        shared = uncompiled(network())
+        self._paths = [path for path, _ in shared.named_modules() if f".{path}".endswith(_dotted(targets))]
+        if not self._paths:
+            raise InvalidInput(f"the network has no layer called {', '.join(targets)}: a LoRA has nothing to adapt")
+        self.weights = nn.ParameterDict()
+        for path in self._paths:
+            down, up = factors(shared.get_submodule(path), rank, rng)
+            self.weights[f"{path.replace('.', '/')}/A"] = nn.Parameter(down.to(device))
+            self.weights[f"{path.replace('.', '/')}/B"] = nn.Parameter(up.to(device))
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
-        with switched_on(self._shared[0], self._name):
-            return self._denoiser(x, sigma)
+        """D_aux at x; one network call.
+
+        Raises:
+            InvalidInput: layers that are adapted are not called any more, since the owner fused or replaced them.
+        """
+        self._called.clear()
+        with self._acting():
+            found = self._denoiser(x, sigma)
+        self._expected = self._expected or set(self._called)
+        lost = sorted(self._expected - self._called) or ([] if self._called else self._paths)
+        if lost:
+            raise InvalidInput(f"{len(lost)} layers under VSD's LoRA are not called any more, such as {lost[0]}: were they fused? Undo it")
+        return found
+
+    @contextmanager
+    def _acting(self) -> Iterator[None]:
+        """The adapter on the network as it is now, whose own weights get no gradients; afterwards all as before."""
+        if self._depth:
+            yield
+            return
+        shared = self._network()
+        bare = uncompiled(shared)
+        frozen = [weight for weight in bare.parameters() if weight.requires_grad]
+        saving: list[Any] = [module for module in bare.modules() if getattr(module, "gradient_checkpointing", False)]
+        functions = [module._gradient_checkpointing_func for module in saving]
+        with ExitStack() as stack:
+            self._depth += 1
+            stack.callback(self._restore, frozen, saving, functions)
+            if is_compiled(shared):
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
+            for weight in frozen:
+                weight.requires_grad_(False)
+            for module, function in zip(saving, functions, strict=True):
+                module._gradient_checkpointing_func = self._recomputing(function)
+            for path in self._paths:
+                try:
+                    layer = bare.get_submodule(path)
+                except AttributeError as error:
+                    raise InvalidInput(f"VSD's LoRA adapts the layer {path}, which the network does not have any more") from error
+                stack.callback(layer.register_forward_hook(self._hook(path)).remove)
+            yield
+
+    def _restore(self, frozen: list[nn.Parameter], saving: list[Any], functions: list[Any]) -> None:
+        self._depth -= 1
+        for weight in frozen:
+            weight.requires_grad_(True)
+        for module, function in zip(saving, functions, strict=True):
+            module._gradient_checkpointing_func = function
+
+    def _recomputing(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A checkpointing function whose recomputation in the backward pass has the adapter as well."""
+
+        def checkpointed(block: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            def adapted(*inner: Any, **settings: Any) -> Any:
+                with self._acting():
+                    return block(*inner, **settings)
+
+            return function(adapted, *args, **kwargs)
+
+        return checkpointed
+
+    def _hook(self, path: str) -> Callable[..., Tensor]:
+        down, up = (self.weights[f"{path.replace('.', '/')}/{part}"] for part in "AB")
+
+        def hook(layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+            self._called.add(path)
+            x = args[0].to(down.dtype)
+            if down.ndim == 2:
+                added = linear(linear(x, down), up)
+            else:
+                base: Any = base_layer(layer)
+                added = conv2d(conv2d(x, down, stride=base.stride, padding=base.padding, dilation=base.dilation), up)
+            return output + added.to(output.dtype)
+
+        return hook
 
 
-def inject(network: nn.Module, targets: tuple[str, ...], rank: int, seed: int) -> str:
-    """Add a LoRA to the layers of `network` whose names end in `targets`, switched off; returns its name."""
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError as error:
-        raise MissingPackage("VSD's LoRA needs peft, which is not installed: pip install 'modeseek[diffusers]'") from error
-    before = {layer: switches(layer) for layer in adapter_layers(network)}
-    learning = [(weight, weight.requires_grad) for weight in network.parameters()]
-    name = f"modeseek_{len({name for layer in before for name in layer.lora_A})}"
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several adapters on one network are meant
-        torch.default_generator.manual_seed(seed)  # of the CPU alone, where peft draws; torch.manual_seed would reach every device
-        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets)), network, name)
-    for layer in adapter_layers(network):
-        switch(layer, *before.get(layer, ([name], False)))
-    for weight in adapter_weights(network, name).values():
-        weight.data = weight.data.to(torch.promote_types(weight.dtype, torch.float32))
-        weight.requires_grad_(True)
-    for weight, flag in learning:
-        weight.requires_grad_(flag)
-    return name
+def _dotted(targets: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(f".{target}" for target in targets)
 
 
-def adapter_layers(network: nn.Module) -> list[Any]:
-    """The wrapped layers of a network."""
-    from peft.tuners.lora import LoraLayer
+def factors(layer: Any, rank: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """A, uniform as a linear layer's default weights, and B, zero, for a linear layer or a convolution; quantised ones as well.
 
-    return [module for module in network.modules() if isinstance(module, LoraLayer)]
-
-
-def adapter_weights(network: nn.Module, name: str) -> dict[str, nn.Parameter]:
-    """The two factors at each wrapped layer of the adapter `name`; names of a state hold no dots, so paths are written with slashes."""
-    layers = {path: layer for path, layer in network.named_modules() if name in getattr(layer, "lora_A", {})}
-    return {
-        f"{path.replace('.', '/')}/{part}": getattr(layer, f"lora_{part}")[name].weight for path, layer in layers.items() for part in "AB"
-    }
-
-
-def switches(layer: Any) -> tuple[list[str], bool]:
-    """The active adapters of a wrapped layer, and whether they act."""
-    return list(layer.active_adapters), not layer.disable_adapters
-
-
-def switch(layer: Any, active: list[str], act: bool) -> None:
-    """Set what `switches` reads. peft ties "active" to "trainable", which the callers put back."""
-    layer.set_adapter(active)
-    layer.enable_adapters(act)
+    Raises:
+        InvalidInput: a layer of another kind.
+    """
+    base = base_layer(layer)
+    shape: tuple[int, ...]
+    out: tuple[int, ...]
+    if isinstance(base, nn.Conv2d) and base.groups == 1:
+        shape, out = (rank, base.in_channels, *base.kernel_size), (base.out_channels, rank, 1, 1)
+    elif hasattr(base, "in_features") and hasattr(base, "out_features"):
+        shape, out = (rank, int(base.in_features)), (int(base.out_features), rank)
+    else:
+        raise InvalidInput(f"a LoRA cannot adapt a {type(base).__name__}: only linear layers and convolutions without groups")
+    bound = 1 / math.sqrt(math.prod(shape[1:]))
+    return (2 * torch.rand(shape, generator=rng) - 1) * bound, torch.zeros(out)
 
 
-@contextmanager
-def switched_on(network: nn.Module, name: str) -> Iterator[None]:
-    """One adapter on, beside those that the owner of the network has switched on; afterwards all as before."""
-    layers = [layer for layer in adapter_layers(network) if name in layer.lora_A]
-    before = [switches(layer) for layer in layers]
-    learning = [(weight, weight.requires_grad) for layer in layers for weight in layer.parameters()]
+def base_layer(layer: Any) -> Any:
+    """The layer inside the wrappers of other adapters."""
+    while hasattr(layer, "base_layer"):
+        layer = layer.base_layer
+    return layer
 
-    def restore_learning() -> None:
-        for weight, flag in learning:
-            weight.requires_grad_(flag)
 
-    try:
-        for layer, (active, act) in zip(layers, before, strict=True):
-            switch(layer, [*active, name] if act else [name], True)
-        restore_learning()
-        yield
-    finally:
-        for layer, (active, act) in zip(layers, before, strict=True):
-            switch(layer, active, act)
-        restore_learning()
+def uncompiled(network: nn.Module) -> nn.Module:
+    """The module inside `torch.compile`'s wrapper; itself where there is none."""
+    return getattr(network, "_orig_mod", network)
+
+
+def is_compiled(network: nn.Module) -> bool:
+    """Whether a network or a block of it runs compiled code."""
+    return hasattr(network, "_orig_mod") or any(module._compiled_call_impl is not None for module in network.modules())

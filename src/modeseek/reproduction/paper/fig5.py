@@ -47,7 +47,7 @@ class BandwidthCell:
 
     def run(self) -> Result:
         prior = opened(self.prior)
-        guidance = self.prior.guidance
+        guidance = prior.default_guidance
         made, steps = distilled(prior, [self.prompt], self.recipe, guidance=guidance, seeds=[self.seed], seed=self.seed)
         arrays, metrics = {}, {}
         calls = 0.0
