@@ -10,20 +10,33 @@ import torch
 from torch.testing import assert_close
 
 from modeseek import (
+    CFD,
+    CSD,
+    DDS,
+    DSD,
+    HDODE,
+    ISM,
     MSD,
+    NFSD,
+    PDS,
+    RFDS,
     SDI,
     SDS,
     SJC,
     VSD,
     AdaptiveBandwidth,
+    Consistent3D,
     Counted,
     ExactSampler,
     ExponentialBandwidth,
     InvalidInput,
+    InverseRFDS,
+    MeanShift,
     NoiseLevels,
     PersistentMSD,
     Points,
     ProximalSampler,
+    SDSBridge,
     distill,
 )
 from modeseek.core.schedules import stable_diffusion_levels
@@ -34,6 +47,9 @@ from modeseek.priors import EnergyNet
 def every_gradient(denoiser):
     """One of each, the family that the contract tests walk."""
     aux = EnergyNet(8).double()
+    wide = _wide(denoiser)
+    source = torch.linspace(-1, 1, 14, dtype=torch.float64).reshape(7, 2)
+    edit = {"denoiser": denoiser, "source_denoiser": wide, "source": source}
     return {
         "SDS": SDS(denoiser=denoiser, samples=3),
         "SDS fixed": SDS(denoiser=denoiser, samples=3, noise="fixed"),
@@ -44,9 +60,30 @@ def every_gradient(denoiser):
         "MSD": MSD(denoiser=denoiser),
         "MSD exact": MSD(denoiser=denoiser, sampler=ExactSampler(steps=8), samples=2, bandwidth=AdaptiveBandwidth()),
         "MSD proximal": MSD(denoiser=denoiser, sampler=ProximalSampler(steps=8), noise="fixed"),
+        "SDS annealed": SDS(denoiser=denoiser, levels=NoiseLevels(anneal="sqrt"), noise="shared"),
+        "CFD": CFD(denoiser=denoiser),
+        "CSD": CSD(conditional=denoiser, null=wide),
+        "CSD negative": CSD(conditional=denoiser, null=wide, negative=denoiser, samples=2),
+        "NFSD": NFSD(conditional=denoiser, null=wide, negative=denoiser),
+        "SDSBridge": SDSBridge(conditional=denoiser, null=wide, target=denoiser, source=wide, switch=0.2),
+        "ISM": ISM(denoiser=denoiser, null=wide),
+        "DDS": DDS(**edit, samples=2),
+        "PDS": PDS(**edit),
+        "Consistent3D": Consistent3D(denoiser=denoiser),
+        "DSD": DSD(denoiser=denoiser),
+        "RFDS": RFDS(denoiser=denoiser, samples=2),
+        "RFDS reversed": RFDS(denoiser=denoiser, inversion=wide),
+        "InverseRFDS": InverseRFDS(denoiser=denoiser, image=source),
+        "MeanShift": MeanShift(denoiser=denoiser, bandwidth=AdaptiveBandwidth()),
+        "HDODE": HDODE(denoiser=denoiser),
         "PersistentMSD": PersistentMSD(denoiser=denoiser),
         "PersistentMSD exact": PersistentMSD(denoiser=denoiser, exact=True, target="drawn", bandwidth=AdaptiveBandwidth(), noise="fixed"),
     }
+
+
+def _wide(denoiser):
+    """The same denoiser drawn to the origin: another prompt's, evaluated through the one that counts."""
+    return lambda x, sigma: 0.8 * denoiser(x, sigma)
 
 
 NAMES = list(every_gradient(lambda x, sigma: x))
@@ -96,6 +133,19 @@ class TestContract:
             gradient(x[0], progress=0.3, rng=seeded())
         with pytest.raises(InvalidInput, match="progress"):
             gradient(x, progress=1.3, rng=seeded())
+
+    def test_a_trainable_network_keeps_no_graph(self, name, x):
+        """Neither the estimate nor any evaluation of the denoiser requires gradients."""
+        weight = torch.ones((), dtype=torch.float64, requires_grad=True)
+        evaluated = []
+
+        def trainable(z, sigma):
+            evaluated.append(weight * z / (1 + sigma.reshape(-1, 1) ** 2))
+            return evaluated[-1]
+
+        estimate = every_gradient(trainable)[name](x.requires_grad_(), progress=0.3, rng=seeded())
+        assert len(evaluated) >= 1
+        assert not any(value.requires_grad for value in (*evaluated, estimate.gradient, estimate.target))
 
     def test_unknown_settings_raise(self, mixture, name):
         gradient = every_gradient(mixture)[name]
@@ -221,7 +271,7 @@ def test_one_draw_iteration_has_the_stationary_law_p_times_smoothed_p():
     msd = MSD(
         denoiser=normal,
         bandwidth=ExponentialBandwidth(start=bandwidth, end=bandwidth),
-        sampler=ExactSampler(steps=40, spread=40.0, sigma_max=40.0),
+        sampler=ExactSampler(steps=40, spread=40.0),
     )
     for _ in range(25):
         x = x - msd(x, progress=0.0, rng=rng).gradient
@@ -361,11 +411,11 @@ def test_gradient_is_not_divided_by_batch_or_size(gaussian, x):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda d, x: SDS(denoiser=d, noise="frozen")(x, progress=0.0, rng=seeded()), "fresh or fixed"),
+        (lambda d, x: SDS(denoiser=d, noise="frozen")(x, progress=0.0, rng=seeded()), "fresh, fixed or shared"),
         (lambda d, x: SDS(denoiser=d, samples=0)(x, progress=0.0, rng=seeded()), "at least 1 sample"),
         (lambda d, x: NoiseLevels(low=0.0), "0 < low"),
-        (lambda d, x: NoiseLevels(distribution="cosine"), "uniform, loguniform, karras or timestep"),
-        (lambda d, x: NoiseLevels(weight="snr"), "eps, x0 or dreamfusion"),
+        (lambda d, x: NoiseLevels(distribution="cosine"), "uniform, loguniform, karras, timestep"),
+        (lambda d, x: NoiseLevels(weight="snr"), "eps, x0, dreamfusion"),
         (lambda d, x: SDI(denoiser=d, end=9.0), "0 < end <= start"),
         (lambda d, x: AdaptiveBandwidth(reach=-1.0), "reach"),
         (lambda d, x: ExponentialBandwidth(end=0.0), "bandwidths must be positive"),

@@ -131,7 +131,7 @@ class AdaptiveBandwidth:
     r"""A bandwidth for each point: once wide enough to draw from the data, then local, and never smaller than the point is off.
 
         step 0     l = first                                     y is almost a draw of p: the points spread as the data do
-        later      l = max( L, reach |D(x; L) - x| )             at most `first`
+        later      l = max( L, reach rms(D(x; L) - x) )          at most `first`
                    L = start (end/start)^progress
 
     Mean shift at a large bandwidth merges modes, and a slow fall from a large bandwidth merges them one after the other; that is
@@ -143,10 +143,11 @@ class AdaptiveBandwidth:
     (many draws, a small rate, Adam) lowers that temperature further and costs coverage. One denoiser call a step unless reach = 0.
 
     Args:
-        first: bandwidth of step 0; about twice the data's standard deviation.
-        start: L after it.
-        end: L at progress 1.
-        reach: bandwidths a residual; 0 asks nothing and treats all points alike.
+        first: bandwidth of step 0, per coordinate; about twice the standard deviation of one coordinate of the data.
+        start: L after it, per coordinate.
+        end: L at progress 1, per coordinate.
+        reach: bandwidths per unit of the residual's root mean square over coordinates, so that it means the same in every dimension. The
+            default is 2 residual norms in the plane. 0 makes no call and treats all points alike.
         until: progress up to which `first` holds, for a chain whose first draw takes many steps.
 
     Example:
@@ -158,7 +159,7 @@ class AdaptiveBandwidth:
     first: float = 1.0
     start: float = 0.15
     end: float = 0.005
-    reach: float = 2.0
+    reach: float = 8**0.5
     until: float = 0.0
 
     def __post_init__(self) -> None:
@@ -172,7 +173,7 @@ class AdaptiveBandwidth:
         local = x.new_full((x.shape[0],), self.start * (self.end / self.start) ** progress)
         if self.reach == 0:
             return local
-        residual = (denoiser(x, local) - x).flatten(1).norm(dim=1)
+        residual = (denoiser(x, local) - x).flatten(1).square().mean(1).sqrt()
         return torch.maximum(local, self.reach * residual).clamp(max=max(self.first, self.start))
 
 

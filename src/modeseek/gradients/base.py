@@ -1,8 +1,10 @@
-r"""What every gradient shares: the result it returns, its noise policy, and the averaging of Monte-Carlo samples.
+r"""The interface of every gradient: the result it returns, its noise policy, and the averaging of Monte-Carlo samples.
 
-A gradient is called `gradient(x, progress=..., rng=...) -> Estimate` with x (batch, *event), progress in [0, 1] and all randomness
-from `rng`: same rng, same answer. The estimate is weight * (x - target), the gradient of a loss, so optimisers descend it and
-`x.backward(estimate.gradient)` is the whole vector-Jacobian product. Nothing is divided by the batch or the event's size.
+A gradient is called as `gradient(x, progress=..., rng=...) -> Estimate` with x (batch, *event) and progress in [0, 1]. All randomness
+comes from `rng`: the same generator state gives the same estimate. The estimate is weight * (x - target), the gradient of a loss, so
+optimisers descend it and `x.backward(estimate.gradient)` is the whole vector-Jacobian product. Nothing is divided by the batch size or
+by the number of coordinates. Estimators evaluate their denoisers under `torch.no_grad()`, so a network with trainable parameters keeps
+no graph; a denoiser that differentiates inside (an energy network) enables gradients itself.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from torch import Tensor
 
 from modeseek.core.errors import InvalidInput
 
-NoisePolicy = Literal["fresh", "fixed"]
+NoisePolicy = Literal["fresh", "fixed", "shared"]
 _ITEMS_AT_ONCE = 1 << 14  # samples x batch evaluated together
 
 
@@ -26,9 +28,9 @@ class Estimate:
 
     Attributes:
         gradient: (batch, *event), the gradient of a loss with respect to x.
-        target: (batch, *event), where the gradient points: gradient = weight * (x - target).
-        info: what a scientist wants to see, each (batch,) or a number: always `calls` (denoiser calls of this estimate), and where they
-            exist `bandwidth`, `residual` (|x - target|) and `sigma`.
+        target: (batch, *event), the point that a descent step approaches: gradient = weight * (x - target) with weight > 0 per item.
+        info: diagnostics, each (batch,) or a number: always `calls` (denoiser calls per object of this estimate), and where they exist
+            `bandwidth` (per coordinate), `residual` (|x - target|, norm of the whole vector) and `sigma` (per coordinate).
     """
 
     gradient: Tensor
@@ -37,7 +39,7 @@ class Estimate:
 
 
 class Gradient(Protocol):
-    """The interface of every gradient; estimating never learns."""
+    """The interface of every gradient. Calling it has no side effects; training happens in `adapt`, where a gradient has one."""
 
     def __call__(self, x: Tensor, *, progress: float, rng: torch.Generator) -> Estimate: ...
 
@@ -48,24 +50,35 @@ def check_point(x: Tensor, progress: float) -> None:
         raise InvalidInput(f"x must be a float batch (batch, *event), got {x.dtype} of shape {tuple(x.shape)}")
     if not bool(x.isfinite().all()):
         bad = int((~x.isfinite()).flatten(1).any(1).sum())
-        raise InvalidInput(f"x has NaN or infinite entries in {bad} of {len(x)} items; check the renderer or lower the rate")
+        raise InvalidInput(f"x has NaN or infinite entries in {bad} of {len(x)} items; check the renderer or lower the learning rate")
     if not 0 <= progress <= 1:
         raise InvalidInput(f"progress must lie in [0, 1], got {progress}")
 
 
 def generator_for(policy: NoisePolicy, seed: int, rng: torch.Generator) -> torch.Generator:
-    """Where noise comes from: `rng` itself ("fresh" each call), or a new generator of `seed` ("fixed" per object).
+    """The generator of the noise: `rng` itself ("fresh"), or a new generator of `seed` ("fixed" and "shared").
 
-    Fixed noise is common random numbers: object i of a batch meets the same noise in every step, which lowers the variance
-    along the path and keeps seeds apart, and biases the point where the path ends.
+    "fixed" is common random numbers: object i of a batch gets the same noise in every step. That lowers the variance along the
+    path, keeps seeds apart, and biases the point where the path ends. "shared" gives that one noise to all objects of the batch, which in
+    3-D means to all views (Consistent3D).
+
+    Raises:
+        InvalidInput: unknown policy.
     """
-    if policy not in ("fresh", "fixed"):
-        raise InvalidInput(f"noise policy {policy!r} is unknown: choose fresh or fixed")
+    if policy not in ("fresh", "fixed", "shared"):
+        raise InvalidInput(f"noise policy {policy!r} is unknown: choose fresh, fixed or shared")
     return rng if policy == "fresh" else torch.Generator().manual_seed(seed)
 
 
+def noise_like(x: Tensor, copies: int, policy: NoisePolicy, rng: torch.Generator) -> Tensor:
+    """N(0, I) for `copies` copies of the batch: (copies * batch, *event); equal for all items of a copy where it is "shared"."""
+    items = 1 if policy == "shared" else len(x)
+    noise = torch.randn(copies, items, *x.shape[1:], dtype=x.dtype, generator=rng)
+    return noise.expand(copies, *x.shape).reshape(-1, *x.shape[1:]).to(x.device)
+
+
 def normal_like(x: Tensor, rng: torch.Generator) -> Tensor:
-    """N(0, I) shaped like x, drawn on the CPU so that every device sees the same numbers."""
+    """N(0, I) shaped like x, sampled on the CPU so that every device gets the same numbers."""
     return torch.randn(x.shape, dtype=x.dtype, generator=rng).to(x.device)
 
 

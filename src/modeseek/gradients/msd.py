@@ -57,6 +57,7 @@ class MSD:
     noise: NoisePolicy = "fresh"
     seed: int = 0
 
+    @torch.no_grad()
     def __call__(self, x: Tensor, *, progress: float, rng: torch.Generator) -> Estimate:
         check_point(x, progress)
         noise_rng = generator_for(self.noise, self.seed, rng)

@@ -69,6 +69,7 @@ class PersistentMSD:
         if self.target not in ("current", "drawn") or self.sampler.solver != "ddim":
             raise InvalidInput(f"a chain takes DDIM steps to a current or drawn target, got {self.sampler.solver!r} and {self.target!r}")
 
+    @torch.no_grad()
     def __call__(self, x: Tensor, *, progress: float, rng: torch.Generator) -> Estimate:
         check_point(x, progress)
         counted = Counted(self.denoiser)

@@ -60,6 +60,7 @@ class SDI:
                 f"SDI needs steps >= 1, 0 < end <= start and 0 < lowest < 1, got {self.steps}, {self.end}, {self.start}, {self.lowest}"
             )
 
+    @torch.no_grad()
     def __call__(self, x: Tensor, *, progress: float, rng: torch.Generator) -> Estimate:
         check_point(x, progress)
         level = self._level(progress)

@@ -1,10 +1,11 @@
-r"""Score distillation sampling (Poole et al. 2022, Eq. 3; the paper's Eq. 1).
+r"""Score distillation sampling (Poole et al. 2022, arXiv:2209.14988, Eq. 3; Eq. 1 of Thamizharasan et al. 2025).
 
     g = E_{sigma, n}[ w(sigma) (x - D(x + sigma n; sigma)) / sigma ]  =  E[ w (eps_hat - n) ]
 
-One denoiser call a sample. Its zeros are the stationary points of a mixture of KL divergences over noise levels, not of p. Not to be
-confused with SJC without variance reduction, which keeps the noise: (x_s - D)/sigma. Published codes differ: threestudio
-divides by the batch, draws t uniformly in [0.02, 0.98] T and writes s for our s + 1.
+One denoiser call per sample. The zeros of g are stationary points of a weighted sum of KL divergences over noise levels, not modes of p.
+At a single level it is mean shift averaged over a noised centre: E_n[x - D(x + l n; l)]. threestudio divides by the batch size, samples
+t uniformly in [0.02, 0.98] T and writes s for the guidance scale s + 1 of this package. SJC without variance reduction keeps the noise:
+(x_s - D)/sigma.
 """
 
 from __future__ import annotations
@@ -14,16 +15,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from modeseek.core.denoiser import Counted, Denoiser, per_item
-from modeseek.gradients.base import (
-    Estimate,
-    NoisePolicy,
-    check_point,
-    generator_for,
-    mean_over_samples,
-    normal_like,
-    residual,
-)
+from modeseek.core.denoiser import Denoiser, per_item
+from modeseek.gradients.base import Estimate, NoisePolicy, check_point, residual
+from modeseek.gradients.monte_carlo import monte_carlo
 from modeseek.gradients.noise_levels import NoiseLevels
 
 
@@ -33,11 +27,11 @@ class SDS:
 
     Args:
         denoiser: D of the (guided) prior.
-        levels: distribution and weight of sigma.
-        samples: Monte-Carlo samples of (sigma, n) an estimate.
-        noise: "fresh" or "fixed" n; sigma is always fresh.
-        seed: of the fixed noise.
-        variance_reduced: False gives SJC's first form, eps_hat instead of eps_hat - n (`SJC` sets it).
+        levels: distribution, weight and schedule of sigma.
+        samples: Monte-Carlo samples of (sigma, n) per estimate.
+        noise: "fresh", "fixed" or "shared" n; sigma is fresh unless it is annealed.
+        seed: of noise that is not fresh.
+        variance_reduced: False gives the first form of SJC, eps_hat instead of eps_hat - n (`SJC` sets it).
 
     Example:
         >>> normal = lambda x, sigma: x / (1 + sigma.reshape(-1, 1) ** 2)
@@ -53,20 +47,13 @@ class SDS:
     seed: int = 0
     variance_reduced: bool = True
 
+    @torch.no_grad()
     def __call__(self, x: Tensor, *, progress: float, rng: torch.Generator) -> Estimate:
         check_point(x, progress)
-        denoiser, noise_rng = Counted(self.denoiser), generator_for(self.noise, self.seed, rng)
-        total_weight = torch.zeros(len(x), dtype=x.dtype, device=x.device)
 
-        def evaluate(copies_of_x: Tensor, copies: int) -> Tensor:
-            sigma = self.levels.sample(len(copies_of_x), rng).to(x)
-            noisy = copies_of_x + per_item(sigma, copies_of_x) * normal_like(copies_of_x, noise_rng)
-            weight = self.levels.weigh(sigma) / sigma
-            total_weight.add_(weight.reshape(copies, -1).sum(0))
-            base = copies_of_x if self.variance_reduced else noisy
-            return per_item(weight, x) * (base - denoiser(noisy, sigma))
+        def residual_at(copies_of_x: Tensor, n: Tensor, sigma: Tensor) -> Tensor:
+            noisy = copies_of_x + per_item(sigma, x) * n
+            return (copies_of_x if self.variance_reduced else noisy) - self.denoiser(noisy, sigma)
 
-        gradient = mean_over_samples(x, self.samples, evaluate)
-        target = x - gradient * per_item(self.samples / total_weight, x)
-        info: dict[str, Tensor | float] = {"calls": float(self.samples), "residual": residual(x, target)}
-        return Estimate(gradient, target, info)
+        gradient, target = monte_carlo(self, x, residual_at, progress=progress, rng=rng)
+        return Estimate(gradient, target, {"calls": float(self.samples), "residual": residual(x, target)})

@@ -1,11 +1,11 @@
-r"""Score Jacobian chaining (Wang et al. 2022).
+r"""Score Jacobian chaining (Wang et al. 2022, arXiv:2212.00774).
 
-    with variance reduction      g = E[(x - D(x_s; sigma)) / sigma]       the same as SDS with w = 1
-    without                      g = E[(x_s - D(x_s; sigma)) / sigma]     the same mean, another variance
+    with variance reduction      g = E[(x - D(x_s; sigma)) / sigma]       equal to SDS with w = 1
+    without                      g = E[(x_s - D(x_s; sigma)) / sigma]     same mean, different variance
 
-x_s = x + sigma n. Subtracting n pays where eps_hat is close to it, at levels above the data's own scale; below that scale D follows
-x_s, eps_hat hardly varies, and the subtraction adds variance. One denoiser call a sample. The published code draws sigma uniformly
-from Stable Diffusion's table of levels between 0.098 and 12.2, at guidance scale 100.
+x_s = x + sigma n. Subtracting n lowers the variance where eps_hat is close to n, at levels above the scale of the data. Below that scale
+D follows x_s and eps_hat hardly varies, so the subtraction adds variance. One denoiser call per sample. The published code samples sigma
+uniformly from Stable Diffusion's table of levels between 0.098 and 12.2, at guidance scale 100.
 """
 
 from __future__ import annotations

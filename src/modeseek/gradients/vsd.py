@@ -53,6 +53,7 @@ class VSD:
         self.auxiliary.requires_grad_(True)
         object.__setattr__(self, "optimiser", torch.optim.Adam(self.auxiliary.parameters(), lr=self.learning_rate))
 
+    @torch.no_grad()
     def __call__(self, x: Tensor, *, progress: float, rng: torch.Generator) -> Estimate:
         check_point(x, progress)
         noise_rng = generator_for(self.noise, self.seed, rng)
@@ -61,7 +62,7 @@ class VSD:
         self.auxiliary.eval()
 
         def evaluate(copies_of_x: Tensor, copies: int) -> Tensor:
-            sigma = levels.sample(len(copies_of_x), rng).to(x)
+            sigma = levels.sample(len(copies_of_x), rng, progress).to(x)
             noisy = copies_of_x + per_item(sigma, copies_of_x) * normal_like(copies_of_x, noise_rng)
             weight = levels.weigh(sigma) / sigma
             total_weight.add_(weight.reshape(copies, -1).sum(0))

@@ -27,7 +27,7 @@ def families() -> dict[str, list[Method]]:
     found["split, linear, Adam (published at 0.316)"] = [msd(f"split linear {s}", SplitSampler(), LinearBandwidth(start=s)) for s in STARTS]
     found["exact, linear, Adam"] = [msd(f"linear {s}", ExactSampler(), LinearBandwidth(start=s)) for s in STARTS]
     found["exact, exponential, Adam"] = [msd(f"exponential {s}", ExactSampler(), ExponentialBandwidth(start=s)) for s in STARTS]
-    for label, reach, lr in (("adaptive", 2.0, 1.0), ("adaptive without reach", 0.0, 1.0), ("adaptive, rate 0.3", 2.0, 0.3)):
+    for label, reach, lr in (("adaptive", 8**0.5, 1.0), ("adaptive without reach", 0.0, 1.0), ("adaptive, rate 0.3", 8**0.5, 0.3)):
         draw = ExactSampler(steps=16 if reach else 17)
         found[f"exact, {label}, whole steps" if lr == 1 else f"exact, {label}"] = [
             msd(f"{label} {s}", draw, AdaptiveBandwidth(start=s, reach=reach), optimiser="sgd", lr=lr) for s in STARTS

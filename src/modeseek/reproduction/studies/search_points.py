@@ -32,10 +32,10 @@ def knobs() -> list[Method]:
     for start, lowest, loop in product((1.0, 0.2), (0.1, 0.5, 0.9), ({}, {"optimiser": "sgd", "lr": 1.0})):
         row = f"start {start} lowest {lowest} {loop.get('optimiser', 'adam')}"
         found.append(sdi(row, start=start, spacing="karras", lowest=lowest, loop=loop))
-    for start, end, reach in product((0.2, 0.15, 0.1), (0.01, 0.005), (0.0, 2.0)):
+    for start, end, reach in product((0.2, 0.15, 0.1), (0.01, 0.005), (0.0, 8**0.5)):
         rule = AdaptiveBandwidth(start=start, end=end, reach=reach)
         draw = ExactSampler(steps=16 if reach else 17)
-        found.append(msd(f"start {start} end {end} reach {reach}", draw, rule, optimiser="sgd", lr=1.0))
+        found.append(msd(f"start {start} end {end} reach {reach:.2g}", draw, rule, optimiser="sgd", lr=1.0))
     return found
 
 
