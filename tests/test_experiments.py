@@ -11,8 +11,8 @@ import pytest
 
 from modeseek.cli import main
 from modeseek.reproduction import EXPERIMENTS, Settings
-from modeseek.reproduction.cells import cell_path, shipped_weights
 from modeseek.reproduction.published_numbers import published
+from modeseek.sweeps.cells import cell_path, shipped_weights
 
 COMMAND = [sys.executable, "-m", "modeseek", "run", "demo", "--quick"]
 
@@ -85,7 +85,7 @@ def test_other_weights_are_other_cells(tmp_path, monkeypatch):
     before = cell_path(cell, tmp_path)
     (tmp_path / "assets").mkdir()
     (tmp_path / "assets" / "prior.safetensors").write_bytes(b"trained anew")
-    monkeypatch.setattr("modeseek.reproduction.cells.ASSETS", tmp_path / "assets")
+    monkeypatch.setattr("modeseek.sweeps.cells.ASSETS", tmp_path / "assets")
     shipped_weights.cache_clear()
     after = cell_path(cell, tmp_path)
     shipped_weights.cache_clear()

@@ -86,7 +86,7 @@ def test_bad_weight_files_are_named(tmp_path):
     net = EnergyNet(8)
     net.gain.data.fill_(float("nan"))
     save_energy_net(net, path)
-    with pytest.raises(WeightsError, match="non-finite"):
+    with pytest.raises(WeightsError, match="NaN or infinite"):
         load_energy_net(path)
 
 

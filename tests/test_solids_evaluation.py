@@ -13,7 +13,6 @@ from modeseek.metrics.shapes import chamfer_and_f, diameter, on_triangles, psnr,
 from modeseek.representations.nerf import Cameras, NeRFSettings, Ranges, extract_mesh
 from modeseek.representations.nerf.cameras import draw
 from modeseek.reproduction import EXPERIMENTS, Settings
-from modeseek.reproduction.cells import cell_path, execute, load
 from modeseek.reproduction.object_cells import HELD_OUT_OBJECTS, FittedObject, TrueObject
 from modeseek.solids.captions import COMPOSITES, Scene, parse
 from modeseek.solids.evaluation import (
@@ -30,6 +29,7 @@ from modeseek.solids.evaluation import (
 )
 from modeseek.solids.rendering import view_cameras
 from modeseek.solids.shapes import solid
+from modeseek.sweeps.cells import cell_path, execute, load
 from modeseek.tasks.text_to_image import PriorChoice
 
 

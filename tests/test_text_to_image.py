@@ -15,8 +15,9 @@ from PIL import Image
 from modeseek.cli import main
 from modeseek.core.errors import InvalidInput, OutputError
 from modeseek.distillation.recipes import RECIPES, Recipe, build, varied
-from modeseek.reproduction.image_cells import ReconstructedImages, SampledImages, opened, shown, to_stored
+from modeseek.reproduction.image_cells import ReconstructedImages, SampledImages, shown, to_stored
 from modeseek.reproduction.image_methods import equal_calls
+from modeseek.sweeps.worker import opened
 from modeseek.tasks.text_to_image import ImageRun, PriorChoice, distill_images
 
 FAMILIES = {"sd1": None, "sd2-v": None, "sdxl": None, "sd3": None, "flux": 16}
@@ -110,7 +111,7 @@ def test_sample_command(pipeline_folder, tmp_path):
     ("arguments", "message"),
     [
         (["a cat", "--method", "magic"], "choose sds, sjc"),
-        (["", "--prior", "FOLDER"], "a prompt must be a text that is not empty"),
+        (["", "--prior", "FOLDER"], "a prompt is a text that is not empty"),
         (["a cat", "--prior", "FOLDER", "--device", "cuda:7"], "give device='cpu'"),
         (["a cat", "--prior", "/nowhere/at/all"], "/nowhere/at/all"),
         (["a purple elephant"], "never saw 'elephant'"),

@@ -27,7 +27,7 @@ DISTRIBUTED = (Image, Object)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; return the exit status: 0 success, 1 a user's error (one line on stderr), 130 interrupted."""
+    """Run the command line; return the exit status: 0 success, 1 a user's error (one line on stderr), 130 Ctrl-C, 143 SIGTERM."""
     choices = tuple(Annotated[options, tyro.conf.subcommand(name)] for name, (options, _) in COMMANDS.items())
     command: Any = tyro.cli(
         Union[choices],  # type: ignore[call-overload]  # noqa: UP007 - built at run time
@@ -35,16 +35,22 @@ def main(arguments: list[str] | None = None) -> int:
         description="Gradients from diffusion models: mean-shift distillation and the other score-distillation methods.",
         args=arguments,
     )
+    from modeseek.core import interrupts
     from modeseek.core.errors import InvalidInput, ModeseekError
     from modeseek.scaling.ranks import processes
 
     try:
         if processes() > 1 and not isinstance(command, DISTRIBUTED):
             raise InvalidInput("only `image` and `3d` run on several processes: start this command without torchrun")
-        next(function for options, function in COMMANDS.values() if type(command) is options)(command)
+        with interrupts.terminable():
+            next(function for options, function in COMMANDS.values() if type(command) is options)(command)
+            interrupts.leave_if_requested()
     except ModeseekError as error:
         print(f"modeseek: {error}", file=sys.stderr)
         return 1
+    except interrupts.Terminated:
+        print("modeseek: told to end (SIGTERM); run the same command again to resume", file=sys.stderr)
+        return interrupts.EXIT_STATUS
     except KeyboardInterrupt:
         print("modeseek: interrupted; run the same command again to resume", file=sys.stderr)
         return 130

@@ -27,6 +27,8 @@ class Run(Model):
     """Fewer points and draws through the same code: minutes."""
     workers: int = 1
     """Worker processes; each gets an equal part of the cores."""
+    retry_failed: bool = False
+    """Run cells again that failed in an earlier run."""
     seed: int = 0
     """Seed of all randomness."""
     images: int = 4
@@ -48,7 +50,9 @@ def run(command: Run) -> None:
     with progress_bar() as progress:
         for name in command.names:
             task = progress.add_task(name, total=None)
-            for cell, done, total in EXPERIMENTS[name].run(command.out, settings, workers=command.workers):
+            for cell, done, total in EXPERIMENTS[name].run(
+                command.out, settings, workers=command.workers, retry_failed=command.retry_failed
+            ):
                 progress.update(task, completed=done, total=total, description=f"{name}: {cell.title}")
             progress.update(task, description=name)
     for name in command.names:

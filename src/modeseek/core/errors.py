@@ -39,3 +39,19 @@ class OutOfMemory(ModeseekError, MemoryError):
 
 class PromptCut(UserWarning):
     """A prompt is longer than a text encoder reads; the text says what was cut. `warnings.simplefilter("error", PromptCut)` refuses."""
+
+
+class FolderInUse(OutputError):
+    """Another process works in the folder; the message says which."""
+
+
+class WorkerLost(ModeseekError, RuntimeError):
+    """A worker process ended without an answer: it was killed, or ran out of memory."""
+
+
+class CellsFailed(ModeseekError, RuntimeError):
+    """Some cells of a sweep or an experiment failed; all others are finished and on disk. `failures` maps titles to error lines."""
+
+    def __init__(self, message: str, failures: dict[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.failures = failures or {}

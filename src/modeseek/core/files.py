@@ -1,12 +1,20 @@
-"""Writing files so that nothing is ever half written: a temporary neighbour first, then one atomic rename."""
+"""Files that are either old or new, never half written: write a temporary file in the same folder, then rename it.
+
+Names of files and folders made from prompts are here too (`safe_name`), and the checks of what is read: JSON and safetensors only, and
+no NaN in weights.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,33 +23,77 @@ from torch import Tensor
 
 from modeseek.core.errors import OutputError, WeightsError
 
+Allowed = Literal["finite", "infinite", "any"]
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Call `write` on a temporary file beside `path`, then rename it over `path`.
 
-    The temporary's name ends in ".part", so that what a kill leaves behind is never taken for a file of `path`'s kind.
+def write_atomically(path: Path, write: Callable[[Path], object], *, durable: bool = False) -> None:
+    """Call `write` on a temporary file in the same folder, then rename it to `path`.
+
+    The temporary file's name ends in ".part", so that what a killed process leaves is never taken for a file of `path`'s kind.
+
+    Args:
+        path: of the file.
+        write: writes the file it is given.
+        durable: wait until the content is on the disk before renaming, so that a power failure leaves the old or the new file as well.
 
     Raises:
-        OutputError: the folder cannot be made or written.
+        OutputError: the folder cannot be made or written, or the disk is full. What was at `path` stays.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name[-160:]}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
+        if durable:
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}; choose another folder") from error
+    except OutputError:
+        raise
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk as an error of its own
+        raise OutputError(f"cannot write {path}: {_reason(error)}; make room or choose another folder") from error
     finally:
-        temporary.unlink(missing_ok=True) if temporary.parent.is_dir() else None
+        with suppress(OSError):  # a read-only disk refuses this too, and must not hide the error above
+            temporary.unlink()
+
+
+def _reason(error: Exception) -> str:
+    """The operating system's words for an error, in one line."""
+    words = getattr(error, "strerror", None) or str(error)
+    found = re.search(r'message: "([^"]+)"', words)  # of the form Error while serializing: I/O error: Os { code: 28, ... }
+    return found[1] if found else " ".join(words.split()) or type(error).__name__
+
+
+def slug(text: str, limit: int = 60) -> str:
+    """Lower-case ASCII letters, digits and hyphens of a text, at most `limit` of them; different texts may give the same."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:limit].strip("-") or "cell"
+
+
+def safe_name(*words: str, limit: int = 80) -> str:
+    """A name for a file or folder: lower-case ASCII letters, digits and hyphens, at most `limit` bytes, different for different words.
+
+    Where letters are lost (punctuation, other alphabets, length), a hash of the words is appended.
+
+    Example:
+        >>> safe_name("a red cube", "msd"), safe_name("a red cube!", "msd")
+        ('a-red-cube-msd', 'a-red-cube-msd-3fbe0e7e')
+    """
+    slug = "-".join(filter(None, re.split(r"[^a-z0-9]+", "-".join(words).lower())))
+    if slug and slug == "-".join(words).replace(" ", "-") and len(slug) <= limit:
+        return slug
+    digest = hashlib.sha256(json.dumps(words).encode()).hexdigest()[:8]
+    *head, last = (re.sub(r"[^a-z0-9]+", "-", word.lower()).strip("-") for word in words)
+    tail = f"{last[:24]}-{digest}".strip("-") if head else digest  # a method at the end is kept whole
+    start = "-".join(filter(None, head)) if head else last
+    return f"{start[: limit - len(tail) - 1].strip('-')}-{tail}".strip("-")
 
 
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), durable=True)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically, NaN and infinities refused: they are no JSON."""
+    """Write JSON atomically. NaN and infinities raise `ValueError`: they are no JSON."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
@@ -49,25 +101,47 @@ def read_json(path: Path) -> Any:
     """Read JSON.
 
     Raises:
-        OutputError: the file is not JSON.
+        OutputError: the file cannot be read, or is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise OutputError(f"{path} is not a JSON file ({error}); move it away or choose another folder") from error
+    except OSError as error:
+        raise OutputError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def read_object(path: Path, *keys: str) -> dict[str, Any]:
+    """Read a JSON object that has these keys.
+
+    Raises:
+        OutputError: the file cannot be read, is not JSON, or is not such an object.
+    """
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise OutputError(f"{path} holds a JSON {type(found).__name__}, expected an object; move it away or choose another folder")
+    missing = [key for key in keys if key not in found]
+    if missing:
+        raise OutputError(f"{path} has no {', '.join(repr(key) for key in missing)}; move it away or choose another folder")
+    return found
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file atomically; views are written as tensors of their own."""
+    """Write a safetensors file atomically; views are stored as separate tensors."""
     whole = {name: value.detach().clone().contiguous() for name, value in tensors.items()}
-    write_atomically(path, lambda temporary: save_file(whole, temporary, metadata=metadata))
+    write_atomically(path, lambda temporary: save_file(whole, temporary, metadata=metadata), durable=True)
 
 
-def read_tensors(path: Path, *, kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_tensors(path: Path, *, kind: str, allow: Allowed = "finite") -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file whose metadata says `"modeseek": kind`.
 
+    Args:
+        path: of the file.
+        kind: what the file must say it holds.
+        allow: which values are accepted: "finite", "infinite" (all but NaN), or "any".
+
     Raises:
-        WeightsError: the file is missing, truncated, no safetensors file, or of another kind.
+        WeightsError: the file is missing, truncated, no safetensors file, of another kind, or has values that are not allowed.
     """
     if not path.is_file():
         raise WeightsError(f"no weight file at {path}")
@@ -79,11 +153,22 @@ def read_tensors(path: Path, *, kind: str) -> tuple[dict[str, Tensor], dict[str,
         raise WeightsError(f"{path} is no readable safetensors file ({error}); was it cut short?") from error
     if metadata.get("modeseek") != kind:
         raise WeightsError(f"{path} holds {metadata.get('modeseek', 'foreign weights')!r}, expected {kind!r}")
+    if allow != "any":
+        check_finite(tensors, path, allow=allow)
     return tensors, metadata
 
 
+def check_finite(tensors: Mapping[str, Tensor], source: Path | str, *, allow: Allowed = "finite") -> None:
+    """Raise `WeightsError` where a tensor holds NaN, or infinity unless `allow` is "infinite"; the message names the first."""
+    for name, value in tensors.items():
+        if value.is_floating_point() and value.numel() and not value.is_meta:
+            lowest, highest = map(float, torch.aminmax(value))  # NaN propagates; makes no copy of the tensor
+            if math.isnan(lowest) or (allow == "finite" and math.isinf(lowest - highest)):
+                raise WeightsError(f"{source}: {name} holds NaN or infinite values; the file is damaged, or the training diverged")
+
+
 def write_state(path: Path, state: dict[str, Any], *, kind: str) -> None:
-    """Write a nest of dicts, lists, numbers, strings and tensors (a training state) as one safetensors file."""
+    """Write nested dicts, lists, numbers, strings and tensors (a training state) as one safetensors file."""
     tensors: dict[str, Tensor] = {}
 
     def strip(value: Any) -> Any:
@@ -105,9 +190,9 @@ def read_state(path: Path, *, kind: str) -> dict[str, Any]:
     """Read what `write_state` wrote.
 
     Raises:
-        WeightsError: the file is missing, truncated, no safetensors file, or of another kind.
+        WeightsError: the file is missing, truncated, no safetensors file, of another kind, or holds NaN.
     """
-    tensors, metadata = read_tensors(path, kind=kind)
+    tensors, metadata = read_tensors(path, kind=kind, allow="infinite")
 
     def fill(value: Any) -> Any:
         if isinstance(value, dict):
@@ -116,4 +201,7 @@ def read_state(path: Path, *, kind: str) -> dict[str, Any]:
             return {k: fill(v) for k, v in value["__dict__"]}
         return [fill(v) for v in value] if isinstance(value, list) else value
 
-    return fill(json.loads(metadata["structure"]))
+    try:
+        return fill(json.loads(metadata["structure"]))
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{path} has no readable structure ({type(error).__name__}: {error}); the file is damaged") from error

@@ -19,8 +19,10 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from modeseek.core.errors import InvalidInput, NonFiniteError, OutputError
+from modeseek.core.errors import InvalidInput, NonFiniteError, OutputError, WeightsError
 from modeseek.core.files import read_state, write_state
+from modeseek.core.identity import described, digest
+from modeseek.core.interrupts import deferred, leave_if_requested, requested
 from modeseek.gradients import Estimate, Gradient
 from modeseek.gradients.cached import CachedTarget, Map, Space
 from modeseek.scaling.ranks import ALONE, Ranks
@@ -101,6 +103,7 @@ def distill(
     seed: int = 0,
     checkpoint: Path | None = None,
     every: int = 25,
+    identity: str | None = None,
     ranks: Ranks = ALONE,
 ) -> Iterator[Step]:
     """Optimise a representation along a gradient; yields each step.
@@ -119,7 +122,10 @@ def distill(
         accumulate: forward, estimate and backward passes averaged in one step.
         stop: convergence rule; None: run all steps.
         seed: of all randomness.
-        checkpoint: file to save to every `every` steps and at the end, and to resume from.
+        checkpoint: file to save to every `every` steps and at the end, and to resume from. A step is saved once the caller has taken it
+            and comes back for the next, so what the caller writes about a step is on disk before the step is.
+        identity: text that defines the run beyond these arguments; a checkpoint with another identity is refused. None: a description of
+            the gradient (`modeseek.core.identity`).
         ranks: processes that share the work, all of which run this loop. The gradients of the parameters are summed over them, so the
             representation and the maps must lead back through a rank's own share (`modeseek.scaling.ranks`); the first rank saves.
 
@@ -128,6 +134,8 @@ def distill(
         NonFiniteError: x or its gradient became NaN or infinite. The last good state is in the checkpoint: the one before
             that step, or, where x itself is lost, the one last saved.
         OutputError: the checkpoint belongs to another run.
+        WeightsError: the checkpoint is damaged, or holds NaN.
+        Terminated: SIGTERM arrived where it is handled; the step was finished and saved.
         RankLost: another process died or froze.
 
     Example:
@@ -149,46 +157,52 @@ def distill(
     learning_rates = [group["lr"] for group in updates.param_groups]
     rng = torch.Generator().manual_seed(seed)
     learner: Learns | None = gradient if hasattr(gradient, "adapt") else None  # type: ignore[assignment]
-    identity = f"{type(gradient).__name__} steps={steps} seed={seed} lr={lr} {schedule} {space} {refresh=} {accumulate=}"
+    arguments = f"{type(gradient).__name__} {steps=} {seed=} {lr=} {schedule} {space} {refresh=} {accumulate=}"
+    trained = f"{type(representation).__name__} {type(updates).__name__}"
+    identity = f"{arguments} {trained} {digest(described(gradient)) if identity is None else identity}"
     parts = {"representation": representation, "optimiser": updates, "cached": cached, "gradient": learner}
     run = _Run(identity, checkpoint, parts, rng, saves=ranks.leads)
     run.resume()
     ranks.same(run.done, "the steps that the checkpoint has done")
 
-    for index in range(run.done, steps):
-        progress = index / max(steps - 1, 1)
-        for group, initial in zip(updates.param_groups, learning_rates, strict=True):
-            group["lr"] = initial * (0.5 + 0.5 * math.cos(math.pi * index / steps)) if schedule == "cosine" else initial
-        undo = run.point_of_return(learns=accumulate > 1)
-        updates.zero_grad()
-        for slot in range(accumulate):
+    with deferred():
+        for index in range(run.done, steps):
+            progress = index / max(steps - 1, 1)
+            for group, initial in zip(updates.param_groups, learning_rates, strict=True):
+                group["lr"] = initial * (0.5 + 0.5 * math.cos(math.pi * index / steps)) if schedule == "cosine" else initial
+            undo = run.point_of_return(learns=accumulate > 1)
+            updates.zero_grad()
+            for slot in range(accumulate):
+                try:
+                    found = cached(representation(), slot=slot, progress=progress, rng=rng)
+                except NonFiniteError as error:  # x is lost, and with it the parameters: what was last saved is better
+                    raise NonFiniteError(f"step {index}: {error}") from None
+                gradient_here = found.estimate.gradient
+                if not bool(gradient_here.isfinite().all()):
+                    undo()
+                    run.save()
+                    bad = int((~gradient_here.isfinite()).flatten(1).any(1).sum())
+                    kept = f"; the state before it is in {checkpoint}" if checkpoint is not None else ""
+                    raise NonFiniteError(f"step {index}: the gradient of {bad} of {len(gradient_here)} objects is not finite{kept}")
+                found.place.backward(gradient_here.to(found.place) / accumulate)
+                run.calls += float(found.estimate.info["calls"])
+                last = slot + 1 == accumulate
+                if last:
+                    updates.step()
+                if learner is not None and found.asked is not None:
+                    moved = last and getattr(learner, "adapts_to_renders", True)
+                    learner.adapt(cached.x_of(representation) if moved else found.asked, rng)
+            converged = stop.reached(found.estimate) if stop is not None else torch.zeros(len(found.value), dtype=torch.bool)
+            finished = index + 1 == steps or bool(converged.all())
+            run.done = steps if finished else index + 1
             try:
-                found = cached(representation(), slot=slot, progress=progress, rng=rng)
-            except NonFiniteError as error:  # x is lost, and with it the parameters: what was last saved is better
-                raise NonFiniteError(f"step {index}: {error}") from None
-            gradient_here = found.estimate.gradient
-            if not bool(gradient_here.isfinite().all()):
-                undo()
-                run.save()
-                bad = int((~gradient_here.isfinite()).flatten(1).any(1).sum())
-                kept = f"; the state before it is in {checkpoint}" if checkpoint is not None else ""
-                raise NonFiniteError(f"step {index}: the gradient of {bad} of {len(gradient_here)} objects is not finite{kept}")
-            found.place.backward(gradient_here.to(found.place) / accumulate)
-            run.calls += float(found.estimate.info["calls"])
-            last = slot + 1 == accumulate
-            if last:
-                updates.step()
-            if learner is not None and found.asked is not None:
-                moved = last and getattr(learner, "adapts_to_renders", True)
-                learner.adapt(cached.x_of(representation) if moved else found.asked, rng)
-        converged = stop.reached(found.estimate) if stop is not None else torch.zeros(len(found.value), dtype=torch.bool)
-        finished = index + 1 == steps or bool(converged.all())
-        run.done = steps if finished else index + 1
-        if finished or (index + 1) % every == 0:
-            run.save()
-        yield Step(index, progress, found.value, found.estimate, converged, run.calls)
-        if finished:
-            return
+                yield Step(index, progress, found.value, found.estimate, converged, run.calls)
+            finally:  # also where the caller leaves
+                if finished or (index + 1) % every == 0 or requested():
+                    run.save()
+            leave_if_requested()
+            if finished:
+                return
 
 
 def _optimiser(representation: nn.Module, name: str | Callable[..., torch.optim.Optimizer], lr: float) -> torch.optim.Optimizer:
@@ -223,13 +237,19 @@ class _Run:
         if self.checkpoint is None or not self.checkpoint.exists():
             return
         state = read_state(self.checkpoint, kind=CHECKPOINT_KIND)
-        if state["identity"] != self.identity:
-            raise OutputError(f"{self.checkpoint} belongs to another run ({state['identity']}); choose another file")
-        self.done, self.calls = state["done"], state["calls"]
-        self.rng.set_state(state["rng"])
-        for name, part in self.parts.items():
-            if part is not None:
-                part.load_state_dict(state[name])
+        if state.get("identity") != self.identity:
+            raise OutputError(
+                f"{self.checkpoint} belongs to another run, or to other settings ({state.get('identity')}); choose another file"
+            )
+        try:
+            self.done, self.calls = state["done"], state["calls"]
+            self.rng.set_state(state["rng"])
+            for name, part in self.parts.items():
+                if part is not None:
+                    part.load_state_dict(state[name])
+        except (KeyError, TypeError, RuntimeError, ValueError) as error:
+            words = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise WeightsError(f"{self.checkpoint} does not fit this run ({words}); remove it to start again") from error
 
     def point_of_return(self, *, learns: bool) -> Callable[[], None]:
         """A function that takes back what a step changes before its update; a gradient's own state where `learns` says it may change."""

@@ -12,8 +12,8 @@ from modeseek.gradients import VSD, Gradient
 from modeseek.metrics import against_oracle, log_efficiency
 from modeseek.metrics.landscape import integrate
 from modeseek.representations.points import grid
-from modeseek.reproduction.cells import Result
 from modeseek.reproduction.plane import DenoiserName, DensityName, GuidanceName, Method, denoiser, density
+from modeseek.sweeps.cells import Result
 
 ADAPTATIONS = 200  # of VSD's auxiliary network to the points, before its gradient is looked at
 

@@ -1,4 +1,4 @@
-"""What an experiment is: independent cells, and what to write once they are done."""
+"""An experiment: independent cells, and the tables and figures that are written once all of them are finished."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from modeseek.reproduction.cells import Cell, Result, check_folder, load, run_cells
+from modeseek.sweeps.cells import Cell, Result, load
+from modeseek.sweeps.runner import check_folder, run_cells
 from modeseek.tasks.text_to_image import PriorChoice
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How an experiment is run; other settings write to another folder and never over each other.
+    """How an experiment is run. Different settings write to different folders.
 
     Args:
-        quick: fewer points and draws through the same code.
-        seed: of start noise, draws and training.
-        prior: the model of the experiments on images.
-        images: of each prompt, in every row of Table 4 and the figures made of its cells; in search4, fig9 and table3d, at most 2.
+        quick: fewer points and samples through the same code.
+        seed: seed of start noise, samples and training.
+        prior: model of the experiments on images.
+        images: number of images per prompt in every row of Table 4 and in the figures made of its cells; at most 2 in search4, fig9 and
+            table3d.
     """
 
     quick: bool = False
@@ -28,7 +30,7 @@ class Settings:
 
     @property
     def suffix(self) -> str:
-        """Of the folder's name."""
+        """The end of the folder's name, which tells settings apart."""
         model = "" if self.prior.name == "solids" else "-" + "".join(c if c.isalnum() else "-" for c in Path(self.prior.name).name)
         model += f"-{self.images}-a-prompt" if self.images != 4 else ""
         return model + ("-quick" if self.quick else "") + (f"-seed{self.seed}" if self.seed else "")
@@ -36,13 +38,13 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """A table or figure of the paper, or one of ours.
+    """A table or figure of the paper, or a further study.
 
     Args:
-        name: on the command line.
-        summary: one line for people.
-        cells: settings -> the cells, in the order of the table.
-        finish: (folder, settings, cells, results) -> written files beside `cells/`.
+        name: its name on the command line.
+        summary: one line of description.
+        cells: function of the settings that returns the cells in the order of the table.
+        finish: function of (folder, settings, cells, results) that writes the tables and figures.
     """
 
     name: str
@@ -50,22 +52,22 @@ class Experiment:
     cells: Callable[[Settings], Sequence[Cell]]
     finish: Callable[[Path, Settings, Sequence[Cell], Sequence[Result]], None]
 
-    def run(self, out: Path, settings: Settings, *, workers: int = 1) -> Iterator[tuple[Cell, int, int]]:
+    def run(self, out: Path, settings: Settings, *, workers: int = 1, retry_failed: bool = False) -> Iterator[tuple[Cell, int, int]]:
         """Run the unfinished cells into `out/cells`, then write tables and figures into `out/<name>`.
 
         Experiments that share a cell share its result. Yields (cell, number done, number of cells).
 
         Raises:
-            OutputError: the folder cannot be written, or a file in it is broken.
+            OutputError: the folder cannot be written, or a file in it is damaged.
+            CellsFailed: some cells failed; all others are on disk, and no table is written.
         """
         check_folder(out)
         cells = list({repr(cell): cell for cell in self.cells(settings)}.values())
-        for done, cell in enumerate(run_cells(cells, out, workers=workers), start=1):
+        for done, cell in enumerate(run_cells(cells, out, workers=workers, retry_failed=retry_failed), start=1):
             yield cell, done, len(cells)
         results = [result for cell in cells if (result := load(cell, out)) is not None]
-        assert len(results) == len(cells)
         self.finish(self.folder(out, settings), settings, cells, results)
 
     def folder(self, out: Path, settings: Settings) -> Path:
-        """Where the tables and figures go."""
+        """The folder of the tables and figures."""
         return out / (self.name + settings.suffix)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -16,9 +15,10 @@ from torch import Tensor
 
 from modeseek.distillation.recipes import RECIPES, Recipe, scale_of
 from modeseek.priors.base import ImagePrior
-from modeseek.reproduction.cells import Result
 from modeseek.reproduction.image_scores import scores
 from modeseek.reproduction.published_numbers import TEXT_TO_IMAGE
+from modeseek.sweeps.cells import Result
+from modeseek.sweeps.worker import opened
 from modeseek.tasks.text_to_image import PriorChoice, canvas, distilled, images_of, sampled
 
 PAPER_PROMPTS = (
@@ -58,12 +58,6 @@ MARKS = (25, 50, 100, 150, 200, 300, 400)  # steps at which a cell keeps its ima
 def prompts_of(prior: str) -> tuple[str, ...]:
     """The paper's ten prompts, or ten held-out ones for the embedded prior."""
     return HELD_OUT_PROMPTS if prior == "solids" else PAPER_PROMPTS
-
-
-@cache
-def opened(choice: PriorChoice) -> ImagePrior:
-    """A prior, loaded once a process."""
-    return choice.open()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from modeseek.distillation.recipes import Recipe, scale_of
 from modeseek.representations.nerf import Cameras
-from modeseek.reproduction.cells import Result
-from modeseek.reproduction.image_cells import PAPER_PROMPTS, described, opened, to_stored
+from modeseek.reproduction.image_cells import PAPER_PROMPTS, described, to_stored
 from modeseek.reproduction.image_scores import CLIP_LARGE, clip_model, clip_similarity
 from modeseek.solids.captions import COMPOSITES, parse
 from modeseek.solids.evaluation import fit_to_truth, score_object, sides_told, true_images, true_weights
+from modeseek.sweeps.cells import Result
+from modeseek.sweeps.worker import opened
 from modeseek.tasks.text_to_3d import TURNTABLE, ObjectRun, around, steps_of, volume_of
 
 HELD_OUT_OBJECTS = (

@@ -23,7 +23,7 @@ from modeseek.priors import EnergyNet, embedded
 from modeseek.product.samplers import EulerSampler, ExactSampler, ProximalSampler, SplitSampler
 from modeseek.representations import Points
 from modeseek.representations.points import grid
-from modeseek.reproduction.cells import Result
+from modeseek.sweeps.cells import Result
 
 DensityName = Literal["fractal", "spiral", "pinwheel"]
 DenoiserName = Literal["ideal", "learned"]

@@ -7,8 +7,8 @@ from typing import Any
 
 import modeseek
 from modeseek.core.files import write_json, write_text
-from modeseek.reproduction.cells import plain
 from modeseek.reproduction.published_numbers import published
+from modeseek.sweeps.cells import plain
 
 Row = dict[str, Any]
 KEYS = ("density", "denoiser", "guidance", "method", "row", "sampler")

@@ -1,8 +1,11 @@
-"""What every run keeps in its folder: run.json says what was asked and whether it is done, curves.jsonl has a line a step."""
+"""What every run keeps in its folder: run.json with its settings and whether it is finished, curves.jsonl with a line for each step."""
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -11,26 +14,73 @@ import torch
 
 import modeseek
 from modeseek.core.errors import OutputError
-from modeseek.core.files import read_json, write_json, write_text
+from modeseek.core.files import read_object, write_json, write_text
+from modeseek.core.locks import locked
 from modeseek.distillation.loop import Step
+from modeseek.scaling.ranks import ALONE, Ranks
+
+State = Literal["new", "going on", "finished"]
 
 
-def claim(out: Path, config: dict[str, Any]) -> Literal["new", "going on", "finished"]:
-    """Make `out` this run's folder.
+@contextmanager
+def claimed(out: Path, run: Any, *, weights: str = "", ranks: Ranks = ALONE) -> Iterator[State]:
+    """Hold `out` as this run's folder inside the block; yields whether the run is new, half done, or finished.
+
+    Args:
+        out: the folder.
+        run: dataclass of settings.
+        weights: a digest of the prior's weights: the same settings on other weights are another run.
+        ranks: processes of the run, of which the first holds the folder.
 
     Raises:
-        OutputError: it holds a run with other settings, or cannot be written.
+        FolderInUse: another process works in it.
+        OutputError: it holds a run with other settings, its run.json is damaged, or it cannot be written.
+    """
+    with ExitStack() as stack:
+
+        def take() -> State:
+            stack.enter_context(locked(out))
+            return claim(out, plain_config(run), weights=weights)
+
+        yield ranks.first(take)
+
+
+def claim(out: Path, config: dict[str, Any], *, weights: str = "") -> State:
+    """Make `out` this run's folder; `claimed` also locks it.
+
+    Raises:
+        OutputError: it holds a run with other settings, its run.json is damaged, or it cannot be written.
     """
     path = out / "run.json"
     if path.exists():
-        found = read_json(path)
-        if found.get("config") != config:
-            raise OutputError(
-                f"{out} holds another run ({found.get('config', {}).get('prompt')!r} or other settings); choose another --out"
-            )
+        found = read_object(path, "config")
+        if found["config"] != config:
+            raise OutputError(f"{out} holds another run ({_difference(found['config'], config)}); choose another --out")
+        if found.get("weights", weights) != weights:
+            raise OutputError(f"{out} holds a run with other weights of the same prior; choose another --out")
         return "finished" if found.get("finished") else "going on"
-    write_json(path, {"version": modeseek.__version__, "config": config, "finished": False})
+    if (out / "sweep.json").exists():
+        raise OutputError(f"{out} holds a sweep; choose another --out")
+    write_json(path, header(config, weights))
     return "new"
+
+
+def header(config: dict[str, Any], weights: str = "", *, finished: bool = False) -> dict[str, Any]:
+    """How every run.json begins."""
+    return {"version": modeseek.__version__, "config": config, "weights": weights, "finished": finished}
+
+
+def _difference(found: Any, config: dict[str, Any]) -> str:
+    """The first setting in which two runs differ."""
+    if not isinstance(found, dict):
+        return "its config is damaged"
+    for key in sorted(found.keys() | config.keys()):
+        old, new = found.get(key), config.get(key)
+        if old != new:
+            if isinstance(old, dict) and isinstance(new, dict):
+                return f"{key}: {_difference(old, new)}"
+            return f"{key} is {old!r} there and {new!r} here"
+    return "other settings"
 
 
 def plain_config(run: Any) -> dict[str, Any]:
@@ -39,7 +89,7 @@ def plain_config(run: Any) -> dict[str, Any]:
 
 
 def line_of(step: Step) -> dict[str, float]:
-    """A step's line of curves.jsonl: calls, and the means of bandwidth, residual and noise level where it has them."""
+    """A step's line of curves.jsonl: calls, and the batch means of bandwidth, residual and noise level, where there are any."""
     found = {"step": step.index, "calls": step.calls}
     for name in ("bandwidth", "residual", "sigma"):
         value = step.estimate.info.get(name)
@@ -48,11 +98,48 @@ def line_of(step: Step) -> dict[str, float]:
     return found
 
 
+class CurveLog:
+    """curves.jsonl of a run: a line for each step, on disk before the step's checkpoint is.
+
+    Lines are appended. A kill can cut the last one, and readers drop what is cut. A resumed run keeps the lines before its first step.
+    """
+
+    def __init__(self, out: Path, *, writes: bool = True) -> None:
+        self._out, self._writes = out, writes
+        self._lines: list[dict[str, float]] | None = None
+
+    def add(self, step: Step) -> None:
+        """Keep a step's line."""
+        if self._lines is None:
+            self._lines = lines_before(self._out, step.index)
+            if self._writes:
+                write_lines(self._out, self._lines)
+        self._lines.append(line_of(step))
+        if self._writes:
+            try:
+                with (self._out / "curves.jsonl").open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(self._lines[-1]) + "\n")
+            except OSError as error:
+                raise OutputError(f"cannot write {self._out / 'curves.jsonl'}: {error.strerror or error}") from error
+
+    @property
+    def lines(self) -> list[dict[str, float]]:
+        """All lines; those on disk where this process made no step."""
+        return lines_before(self._out, math.inf) if self._lines is None else self._lines
+
+
 def lines_before(out: Path, step: float) -> list[dict[str, float]]:
-    """The lines a run has on disk of steps before `step`: what an interrupted run wrote beyond its checkpoint is dropped."""
+    """The lines a run has on disk of steps before `step`, in order, up to the first damaged one."""
     path = out / "curves.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    return [line for line in lines if line["step"] < step]
+    found: list[dict[str, float]] = []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+        try:
+            line = json.loads(text)
+            if line["step"] < step:
+                found.append(line)
+        except (ValueError, KeyError, TypeError):
+            break  # cut by a kill
+    return found
 
 
 def write_lines(out: Path, lines: list[dict[str, float]]) -> None:

@@ -16,7 +16,6 @@ fog (`degenerate`) at three previews in a row stops its run, with its state on d
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -27,9 +26,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-import modeseek
 from modeseek.core.errors import Degenerate, InvalidInput, OutputError, WeightsError
-from modeseek.core.files import read_json, read_state, write_json
+from modeseek.core.files import read_object, read_state, write_json
+from modeseek.core.identity import digest
 from modeseek.distillation.loop import Step, distill
 from modeseek.distillation.recipes import Recipe, build, scale_of
 from modeseek.plots.images import save_animation, save_image, save_sheet, tiled
@@ -38,7 +37,7 @@ from modeseek.priors.sharded import sharded
 from modeseek.priors.view_dependent import ViewDependentPrior
 from modeseek.representations.nerf import Cameras, NeRF, NeRFSettings, Ranges, degenerate, extract_mesh
 from modeseek.scaling.ranks import ALONE, Ranks
-from modeseek.tasks.run_folder import claim, line_of, lines_before, plain_config, write_lines
+from modeseek.tasks.run_folder import CurveLog, claimed, header, plain_config, write_lines
 from modeseek.tasks.text_to_image import PriorChoice
 
 OURS = Recipe(method="msd-proximal", space="image", steps=250, lr=0.06, schedule="cosine", sampler_steps=5, refresh=5, bandwidth=(3.0, 0.4))
@@ -107,7 +106,9 @@ def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
     return image if image.shape[-2:] == size else interpolate(image, size=size, mode="bilinear", antialias=True)
 
 
-def steps_of(run: ObjectRun, prior: ImagePrior, nerf: NeRF, *, checkpoint: Path | None = None, ranks: Ranks = ALONE) -> Iterator[Step]:
+def steps_of(
+    run: ObjectRun, prior: ImagePrior, nerf: NeRF, *, checkpoint: Path | None = None, identity: str | None = None, ranks: Ranks = ALONE
+) -> Iterator[Step]:
     """The loop of a run on its NeRF; `ranks` share the views of a step."""
     nerf.ranks, shared = ranks, sharded(prior, ranks)
     azimuths = (lambda: nerf.cameras.azimuth) if run.perp_neg else None
@@ -130,6 +131,7 @@ def steps_of(run: ObjectRun, prior: ImagePrior, nerf: NeRF, *, checkpoint: Path 
         refresh=run.recipe.refresh,
         seed=run.seed,
         checkpoint=checkpoint,
+        identity=identity,
         ranks=ranks,
     )
 
@@ -139,10 +141,11 @@ def _optimiser(nerf: NeRF, parameters: Any, lr: float) -> torch.optim.Optimizer:
     return torch.optim.AdamW(nerf.groups(lr), betas=(0.9, 0.99), eps=1e-15)
 
 
-def distill_object(run: ObjectRun, out: Path, *, ranks: Ranks = ALONE) -> Iterator[Step]:
+def distill_object(run: ObjectRun, out: Path, *, prior: ImagePrior | None = None, ranks: Ranks = ALONE) -> Iterator[Step]:
     """Distil the run's object into `out`, yielding each step; a finished run yields nothing and is left as it is.
 
-    With several `ranks` every process calls this with the same run; the first alone writes.
+    With several `ranks` every process calls this with the same run; the first alone writes. A `prior` that is given is used instead of
+    opening the run's.
 
     Raises:
         RankLost: another process died or froze.
@@ -150,40 +153,39 @@ def distill_object(run: ObjectRun, out: Path, *, ranks: Ranks = ALONE) -> Iterat
         OutputError: the folder holds another run, or cannot be written.
         InvalidInput, WeightsError: the prior cannot be opened, or the prompt means nothing to it.
     """
-    config = plain_config(run)
-    if ranks.first(lambda: claim(out, config)) == "finished":
-        return
-    prior = replace(run.prior, device=ranks.device(run.prior.device)).open()
-    nerf = volume_of(run, prior)
-    stride = max(1, run.recipe.steps // PREVIEWS)
-    lines: list[dict[str, float]] | None = None
-    lost: list[str] = []
-    for step in steps_of(run, prior, nerf, checkpoint=out / "checkpoint.safetensors", ranks=ranks):
-        if lines is None:
-            lines = lines_before(out, step.index)
-        lines.append(line_of(step))
-        if ranks.leads and ((step.index + 1) % stride == 0 or step.index == 0):
-            write_lines(out, lines)
-            save_image(out / "preview.png", tiled(around(nerf, 4), 4))
-        if (step.index + 1) % stride == 0 and stride > 1:
-            wrong = degenerate(nerf.field)
-            lost = [*lost, wrong] if wrong else []
-            if len(lost) >= PATIENCE:
-                words = f"the object is {wrong} and has been for {PATIENCE} previews"
-                raise Degenerate(
-                    f"step {step.index}: {words}; its last state is in {out}: try another --seed, or a lower --lr, in another --out"
-                )
-        yield step
-    ranks.first(lambda: _finish(out, run, config, lines or lines_before(out, math.inf), nerf, scale_of(run.recipe, prior)))
+    weights = run.prior.digest()
+    with claimed(out, run, weights=weights, ranks=ranks) as state:
+        if state == "finished":
+            return
+        prior = prior or replace(run.prior, device=ranks.device(run.prior.device)).open()
+        nerf = volume_of(run, prior)
+        stride = max(1, run.recipe.steps // PREVIEWS)
+        curve = CurveLog(out, writes=ranks.leads)
+        lost: list[str] = []
+        checkpoint, identity = out / "checkpoint.safetensors", digest(f"{weights} {plain_config(run)}")
+        for step in steps_of(run, prior, nerf, checkpoint=checkpoint, identity=identity, ranks=ranks):
+            curve.add(step)
+            if ranks.leads and ((step.index + 1) % stride == 0 or step.index == 0):
+                save_image(out / "preview.png", tiled(around(nerf, 4), 4))
+            if (step.index + 1) % stride == 0 and stride > 1:
+                wrong = degenerate(nerf.field)
+                lost = [*lost, wrong] if wrong else []
+                if len(lost) >= PATIENCE:
+                    words = f"the object is {wrong} and has been for {PATIENCE} previews"
+                    raise Degenerate(
+                        f"step {step.index}: {words}; its last state is in {out}: try another --seed, or a lower --lr, in another --out"
+                    )
+            yield step
+        ranks.first(lambda: _finish(out, run, weights, curve.lines, nerf, scale_of(run.recipe, prior)))
 
 
-def _finish(out: Path, run: ObjectRun, config: dict[str, Any], lines: list[dict[str, float]], nerf: NeRF, scale: float) -> None:
+def _finish(out: Path, run: ObjectRun, weights: str, lines: list[dict[str, float]], nerf: NeRF, scale: float) -> None:
     """Everything that is written once, at the end; run.json last."""
     write_lines(out, lines)
     calls = lines[-1]["calls"] if lines else 0.0
     show(nerf, out)
     facts = {"guidance": scale, "calls": calls} | export_mesh(nerf, out)
-    write_json(out / "run.json", {"version": modeseek.__version__, "config": config, "finished": True, **facts})
+    write_json(out / "run.json", header(plain_config(run), weights, finished=True) | facts)
 
 
 @torch.no_grad()
@@ -235,10 +237,16 @@ def reopened(folder: Path) -> tuple[ObjectRun, NeRF]:
     path = folder / "run.json"
     if not path.exists():
         raise OutputError(f"{folder} holds no run: there is no run.json")
-    config = read_json(path)["config"]
-    settings: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in config["recipe"].items()}
-    recipe = Recipe(**settings)
-    run = ObjectRun(**{**config, "prior": PriorChoice(**config["prior"]), "recipe": recipe})
+    config = read_object(path, "config")["config"]
+    if not isinstance(config, dict) or "recipe" not in config or "representation" in config:
+        raise InvalidInput(f"{folder} holds no 3-D run: give the folder of a `modeseek 3d` run")
+    try:
+        settings: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in config["recipe"].items()}
+        recipe = Recipe(**settings)
+        low = tuple(config["low"]) if config.get("low") else None
+        run = ObjectRun(**{**config, "low": low, "prior": PriorChoice(**config["prior"]), "recipe": recipe})
+    except (TypeError, KeyError, AttributeError) as error:
+        raise OutputError(f"{path} does not fit this version ({error})") from error
     prior = run.prior.open()
     nerf = volume_of(run, prior)
     try:

@@ -11,19 +11,19 @@ checkpoint.safetensors   from which a killed run goes on to the same pixels
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-import modeseek
-from modeseek.core.errors import InvalidInput
+from modeseek.core.errors import InvalidInput, NonFiniteError
 from modeseek.core.files import write_json
+from modeseek.core.identity import digest, folder_digest
 from modeseek.core.sampling import ddim
 from modeseek.core.schedules import sampling_levels
 from modeseek.distillation.loop import Step, distill
@@ -33,10 +33,10 @@ from modeseek.plots.images import save_animation, save_image, save_sheet, tiled
 from modeseek.priors.base import ImagePrior
 from modeseek.priors.pipelines import load_prior
 from modeseek.priors.sharded import sharded
-from modeseek.priors.solids import solids_prior
+from modeseek.priors.solids import ASSETS, solids_prior
 from modeseek.representations import CoordinateMLP, Latents, Pixels
 from modeseek.scaling.ranks import ALONE, Ranks
-from modeseek.tasks.run_folder import claim, line_of, lines_before, plain_config, write_lines
+from modeseek.tasks.run_folder import CurveLog, claimed, header, plain_config, write_lines
 
 RepresentationName = Literal["mlp", "pixels", "latents"]
 FRAMES = 24
@@ -78,6 +78,16 @@ class PriorChoice:
         size = None if size is None else (size, size) if isinstance(size, int) else (size[0], size[1])
         names = ("device", "dtype", "variant", "subfolder", "config", "prediction", "check", "download")
         return load_prior(self.name, image_size=size, **{name: getattr(self, name) for name in names})
+
+    def digest(self) -> str:
+        """A digest of the prior's weights: of the package's networks, of a folder's files, or the name of a model of the hub."""
+        return _digest(self.name)
+
+
+@cache
+def _digest(name: str) -> str:
+    path = ASSETS if name == "solids" else Path(name).expanduser()
+    return folder_digest(path) if path.is_dir() else name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +134,7 @@ def distilled(
     negative: str = "",
     seed: int = 0,
     checkpoint: Path | None = None,
+    identity: str | None = None,
     ranks: Ranks = ALONE,
 ) -> tuple[nn.Module, Iterator[Step]]:
     """The canvas and the loop that paints on it, one image for each of `prompts` and `seeds` side by side; `ranks` share their work.
@@ -151,6 +162,7 @@ def distilled(
         refresh=recipe.refresh,
         seed=seed,
         checkpoint=checkpoint,
+        identity=identity,
         ranks=ranks,
     )
     return made, steps
@@ -185,36 +197,33 @@ def distill_images(run: ImageRun, out: Path, *, ranks: Ranks = ALONE) -> Iterato
         OutputError: the folder holds another run, or cannot be written.
         InvalidInput, WeightsError: the prior cannot be opened, or the prompt means nothing to it.
     """
-    config = plain_config(run)
-    if ranks.first(lambda: claim(out, config)) == "finished":
-        return
-    prior = replace(run.prior, device=ranks.device(run.prior.device)).open()
-    made, steps = distilled(
-        prior,
-        [run.prompt] * len(run.seeds),
-        run.recipe,
-        seeds=run.seeds,
-        representation=run.representation,
-        negative=run.negative,
-        seed=run.seed,
-        checkpoint=out / "checkpoint.safetensors",
-        ranks=ranks,
-    )
-    stride = max(1, run.recipe.steps // FRAMES)
-    lines: list[dict[str, float]] | None = None
-    last: Step | None = None
-    for step in steps:
-        if lines is None:
-            lines = lines_before(out, step.index)
-        lines.append(line_of(step))
-        if ranks.leads and (step.index % stride == 0 or step.index + 1 == run.recipe.steps):
-            _save_frame(out, step.index, images_of(made, prior))
-            write_lines(out, lines)
-        last = step
-        yield step
-    ranks.first(
-        lambda: _finish(out, run, config, lines or lines_before(out, math.inf), images_of(made, prior), last, scale_of(run.recipe, prior))
-    )
+    weights = run.prior.digest()
+    with claimed(out, run, weights=weights, ranks=ranks) as state:
+        if state == "finished":
+            return
+        prior = replace(run.prior, device=ranks.device(run.prior.device)).open()
+        made, steps = distilled(
+            prior,
+            [run.prompt] * len(run.seeds),
+            run.recipe,
+            seeds=run.seeds,
+            representation=run.representation,
+            negative=run.negative,
+            seed=run.seed,
+            checkpoint=out / "checkpoint.safetensors",
+            identity=digest(f"{weights} {plain_config(run)}"),
+            ranks=ranks,
+        )
+        stride = max(1, run.recipe.steps // FRAMES)
+        curve = CurveLog(out, writes=ranks.leads)
+        last: Step | None = None
+        for step in steps:
+            curve.add(step)
+            if ranks.leads and (step.index % stride == 0 or step.index + 1 == run.recipe.steps):
+                _save_frame(out, step.index, images_of(made, prior))
+            last = step
+            yield step
+        ranks.first(lambda: _finish(out, run, weights, curve.lines, images_of(made, prior), last, scale_of(run.recipe, prior)))
 
 
 def _save_frame(out: Path, index: int, images: Tensor) -> None:
@@ -231,9 +240,7 @@ def _frames(out: Path, count: int) -> tuple[list[int], list[Tensor]]:
     return list(found), list(found.values())
 
 
-def _finish(
-    out: Path, run: ImageRun, config: dict[str, Any], lines: list[dict[str, float]], images: Tensor, last: Step | None, scale: float
-) -> None:
+def _finish(out: Path, run: ImageRun, weights: str, lines: list[dict[str, float]], images: Tensor, last: Step | None, scale: float) -> None:
     """Everything that is written once, at the end; run.json last."""
     write_lines(out, lines)
     for seed, image in zip(run.seeds, images, strict=True):
@@ -253,7 +260,7 @@ def _finish(
     calls = lines[-1]["calls"] if lines else 0.0
     converged = bool(last.converged.all()) if last is not None else False
     facts = {"guidance": scale, "calls": calls, "steps_done": int(lines[-1]["step"]) + 1 if lines else 0, "converged": converged}
-    write_json(out / "run.json", {"version": modeseek.__version__, "config": config, "finished": True, **facts})
+    write_json(out / "run.json", header(plain_config(run), weights, finished=True) | facts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,15 +277,17 @@ class SampleRun:
 
 def sample(run: SampleRun, out: Path) -> Tensor:
     """Draw the run's images into `out`: image-K.png, sheet.png and run.json. Returns them."""
-    config = plain_config(run)
-    claim(out, config)
-    prior = run.prior.open()
-    guidance = prior.default_guidance if run.guidance is None else run.guidance
-    prompts = [run.prompt] * len(run.seeds)
-    images = sampled(prior, prompts, guidance=guidance, steps=run.steps, seeds=run.seeds, negative=run.negative)
-    for seed, image in zip(run.seeds, images, strict=True):
-        save_image(out / f"image-{seed}.png", image)
-    save_sheet(out / "sheet.png", list(images.split(8)), rows_named=[run.prompt] if len(images) <= 8 else ())
-    facts = {"guidance": guidance, "calls": run.steps}
-    write_json(out / "run.json", {"version": modeseek.__version__, "config": config, "finished": True, **facts})
-    return images
+    weights = run.prior.digest()
+    with claimed(out, run, weights=weights):
+        prior = run.prior.open()
+        guidance = prior.default_guidance if run.guidance is None else run.guidance
+        prompts = [run.prompt] * len(run.seeds)
+        images = sampled(prior, prompts, guidance=guidance, steps=run.steps, seeds=run.seeds, negative=run.negative)
+        if not bool(images.isfinite().all()):
+            raise NonFiniteError("the sampled images hold NaN or infinite values; is the dtype too narrow, or the prior damaged?")
+        for seed, image in zip(run.seeds, images, strict=True):
+            save_image(out / f"image-{seed}.png", image)
+        save_sheet(out / "sheet.png", list(images.split(8)), rows_named=[run.prompt] if len(images) <= 8 else ())
+        facts = {"guidance": guidance, "calls": run.steps}
+        write_json(out / "run.json", header(plain_config(run), weights, finished=True) | facts)
+        return images

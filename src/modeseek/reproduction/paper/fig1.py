@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 
 from modeseek.plots import Panel, PointsPanel, save_grid
-from modeseek.reproduction.cells import Cell, Result
 from modeseek.reproduction.experiment import Experiment, Settings
 from modeseek.reproduction.paper.table1 import COLUMNS, NOTES
 from modeseek.reproduction.plane import DDIM, MSD_ADAPTIVE, MSD_PUBLISHED, SampleCell, density, sds
 from modeseek.reproduction.tables import write_results
+from modeseek.sweeps.cells import Cell, Result
 
 
 def cells(settings: Settings) -> list[Cell]:

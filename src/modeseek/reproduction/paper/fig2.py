@@ -12,7 +12,6 @@ import torch
 
 from modeseek.plots import PointsPanel, save_grid
 from modeseek.plots.images import save_sheet
-from modeseek.reproduction.cells import Cell, Result
 from modeseek.reproduction.experiment import Experiment, Settings
 from modeseek.reproduction.image_cells import SampledImages, prompts_of, shown
 from modeseek.reproduction.image_methods import at_equal_calls, published
@@ -20,6 +19,7 @@ from modeseek.reproduction.paper.table1 import COLUMNS, NOTES
 from modeseek.reproduction.paper.table4 import BUDGET, sizes
 from modeseek.reproduction.plane import DDIM, MSD_ADAPTIVE, MSD_PUBLISHED, SampleCell, density, sdi, sds, vsd
 from modeseek.reproduction.tables import write_results
+from modeseek.sweeps.cells import Cell, Result
 
 TITLES = ("DDIM", "SDS", "VSD", "SDI", "MSD, as published", "MSD, ours")
 SHOWN = 1  # which of the prompts

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modeseek.plots import Panel, PointsPanel, PotentialPanel, save_grid
-from modeseek.reproduction.cells import Cell, Result
 from modeseek.reproduction.estimator_cells import LandscapeCell
 from modeseek.reproduction.experiment import Experiment, Settings
 from modeseek.reproduction.plane import MSD_ADAPTIVE, MSD_PUBLISHED, DensityName, Method, SampleCell, density, sdi, sds, vsd
 from modeseek.reproduction.published_numbers import PINWHEEL, SPIRAL
 from modeseek.reproduction.tables import write_results
+from modeseek.sweeps.cells import Cell, Result
 
 METHODS: list[Method] = [sds(), vsd(), sdi(), MSD_PUBLISHED, MSD_ADAPTIVE]
 NOTES = (

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modeseek.plots import Curve, save_curves
-from modeseek.reproduction.cells import Cell, Result
 from modeseek.reproduction.experiment import Experiment, Settings
 from modeseek.reproduction.image_cells import floor_row, prompts_of, score_rows
 from modeseek.reproduction.image_scores import missing
 from modeseek.reproduction.paper.table4 import painted, sets, sizes
 from modeseek.reproduction.tables import write_results
+from modeseek.sweeps.cells import Cell, Result
 
 NOTES = "Frechet distance of every method's images at marked steps; the floor is the mean of other sets of DDIM images."
 COLOURS = {"SDS": "C0", "VSD": "C1", "SDI": "C2", "MSD": "C3"}

@@ -14,10 +14,11 @@ import torch
 
 from modeseek.distillation.recipes import RECIPES, Recipe, build
 from modeseek.plots.images import save_sheet
-from modeseek.reproduction.cells import Cell, Result
 from modeseek.reproduction.experiment import Experiment, Settings
-from modeseek.reproduction.image_cells import opened, prompts_of, shown, to_stored
+from modeseek.reproduction.image_cells import prompts_of, shown, to_stored
 from modeseek.reproduction.tables import write_results
+from modeseek.sweeps.cells import Cell, Result
+from modeseek.sweeps.worker import opened
 from modeseek.tasks.text_to_image import PriorChoice, distilled, images_of
 
 BANDWIDTHS = (1e3, 10.0, 1e-2)

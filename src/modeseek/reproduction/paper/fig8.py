@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 
 from modeseek.plots.images import save_sheet
-from modeseek.reproduction.cells import Cell, Result
 from modeseek.reproduction.experiment import Experiment, Settings
 from modeseek.reproduction.image_cells import prompts_of, shown
 from modeseek.reproduction.paper.table4 import painted, sets
 from modeseek.reproduction.tables import write_results
+from modeseek.sweeps.cells import Cell, Result
 
 
 def cells(settings: Settings) -> list[Cell]:

@@ -13,11 +13,11 @@ import torch
 
 from modeseek.distillation.recipes import RECIPES
 from modeseek.plots.images import save_sheet
-from modeseek.reproduction.cells import Cell, Result
 from modeseek.reproduction.experiment import Experiment, Settings
 from modeseek.reproduction.image_cells import REFERENCE_SEED, DistilledImages, SampledImages, prompts_of, score_rows, shown
 from modeseek.reproduction.paper.table4 import COLUMNS
 from modeseek.reproduction.tables import write_results
+from modeseek.sweeps.cells import Cell, Result
 
 EVERYWHERE = (999, 0)
 NOTES = (

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modeseek.plots import PointsPanel, save_grid
-from modeseek.reproduction.cells import Cell, Result
 from modeseek.reproduction.experiment import Experiment, Settings
 from modeseek.reproduction.plane import METHODS, DensityName, SampleCell, density
 from modeseek.reproduction.published_numbers import FRACTAL, Column
 from modeseek.reproduction.tables import write_results
+from modeseek.sweeps.cells import Cell, Result
 
 COLUMNS = ["nll", "precision", "recall", "coverage", "outliers", "mmd_1e4", "modes"]
 NOTES = (

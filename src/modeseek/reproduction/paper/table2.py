@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from modeseek.reproduction.cells import Cell, Result
 from modeseek.reproduction.experiment import Experiment, Settings
 from modeseek.reproduction.paper.table1 import sample_cells, write_samples
 from modeseek.reproduction.published_numbers import PINWHEEL, SPIRAL
+from modeseek.sweeps.cells import Cell, Result
 
 
 def cells(settings: Settings) -> list[Cell]:

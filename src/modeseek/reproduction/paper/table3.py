@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from modeseek.reproduction.cells import Cell, Result
 from modeseek.reproduction.estimator_cells import EfficiencyCell
 from modeseek.reproduction.experiment import Experiment, Settings
 from modeseek.reproduction.plane import MSD_EXACT, MSD_PROXIMAL, MSD_PUBLISHED, DenoiserName, DensityName, sdi, sds, vsd
 from modeseek.reproduction.tables import write_results
+from modeseek.sweeps.cells import Cell, Result
 
 NOTES = (
     "Natural logarithms of efficiency, in brackets the paper's. `log_efficiency` measures against the estimator's own mean, so only "

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from modeseek.plots.images import save_sheet
-from modeseek.reproduction.cells import Cell, Result
 from modeseek.reproduction.experiment import Experiment, Settings
 from modeseek.reproduction.image_cells import (
     REFERENCE_SEED,
@@ -22,6 +21,7 @@ from modeseek.reproduction.image_cells import (
 from modeseek.reproduction.image_methods import at_equal_calls, published
 from modeseek.reproduction.image_scores import missing
 from modeseek.reproduction.tables import write_results
+from modeseek.sweeps.cells import Cell, Result
 
 BUDGET = 400
 COLUMNS = ["frechet-solids", "similarity-solids", "classifier", "view", "FID", "CLIP-SIM"]

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modeseek.plots import save_grid
-from modeseek.reproduction.cells import Cell, Result
 from modeseek.reproduction.estimator_cells import LandscapeCell
 from modeseek.reproduction.experiment import Experiment, Settings
 from modeseek.reproduction.paper.fig3 import panels
 from modeseek.reproduction.paper.table1 import COLUMNS, NOTES, save_sample_rows
 from modeseek.reproduction.plane import DDIM, MSD_ADAPTIVE, MSD_PUBLISHED, DensityName, SampleCell, sdi, sds
 from modeseek.reproduction.tables import write_results
+from modeseek.sweeps.cells import Cell, Result
 
 METHODS = [sds(), sdi(), MSD_PUBLISHED, MSD_ADAPTIVE]
 DENSITIES: tuple[DensityName, ...] = ("pinwheel", "fractal")

@@ -13,10 +13,10 @@ from pathlib import Path
 from modeseek.core.schedules import AdaptiveBandwidth, ExponentialBandwidth, LinearBandwidth
 from modeseek.plots import Curve, save_curves
 from modeseek.product.samplers import ExactSampler, SplitSampler
-from modeseek.reproduction.cells import Cell, Result
 from modeseek.reproduction.experiment import Experiment, Settings
 from modeseek.reproduction.plane import DDIM, Method, SampleCell, msd
 from modeseek.reproduction.tables import write_results
+from modeseek.sweeps.cells import Cell, Result
 
 STARTS = (0.316, 0.15, 0.075)
 

@@ -15,11 +15,11 @@ from modeseek.core.schedules import ExponentialBandwidth
 from modeseek.gradients import SDS, NoiseLevels
 from modeseek.plots import Curve, save_curves
 from modeseek.product.samplers import EulerSampler, ExactSampler, ProximalSampler, SplitSampler
-from modeseek.reproduction.cells import Cell, Result
 from modeseek.reproduction.estimator_cells import OracleCell
 from modeseek.reproduction.experiment import Experiment, Settings
 from modeseek.reproduction.plane import Method, msd, sdi, sds
 from modeseek.reproduction.tables import write_results
+from modeseek.sweeps.cells import Cell, Result
 
 BANDWIDTHS = (0.01, 0.0316, 0.1, 0.316, 1.0)
 DRAWS = {

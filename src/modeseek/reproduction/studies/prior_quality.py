@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from modeseek.reproduction.cells import Cell, Result
 from modeseek.reproduction.experiment import Experiment, Settings
 from modeseek.reproduction.tables import write_results
 from modeseek.reproduction.training.quality import PROMPTS, STEPS, measure
+from modeseek.sweeps.cells import Cell, Result
 
 COLUMNS = ["PSNR", "object", "colour", "base", "base colour", "background", "view", "all"]
 NOTES = (

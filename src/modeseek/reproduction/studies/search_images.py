@@ -16,12 +16,12 @@ from typing import Literal
 from modeseek.distillation.recipes import RECIPES, Recipe
 from modeseek.gradients.base import NoisePolicy
 from modeseek.gradients.cached import Space
-from modeseek.reproduction.cells import Cell, Result
 from modeseek.reproduction.experiment import Experiment, Settings
 from modeseek.reproduction.image_cells import REFERENCE_SEED, DistilledImages, SampledImages, prompts_of, score_rows
 from modeseek.reproduction.image_methods import equal_calls
 from modeseek.reproduction.paper.table4 import BUDGET, COLUMNS
 from modeseek.reproduction.tables import write_results
+from modeseek.sweeps.cells import Cell, Result
 
 SPACES: tuple[Space, ...] = ("latent", "image")
 NOISES: tuple[NoisePolicy, ...] = ("fresh", "fixed")

@@ -14,10 +14,10 @@ from pathlib import Path
 from modeseek.core.schedules import AdaptiveBandwidth
 from modeseek.gradients import NoiseLevels
 from modeseek.product.samplers import ExactSampler
-from modeseek.reproduction.cells import Cell, Result
 from modeseek.reproduction.experiment import Experiment, Settings
 from modeseek.reproduction.plane import Method, SampleCell, msd, sdi, sds, vsd
 from modeseek.reproduction.tables import write_results
+from modeseek.sweeps.cells import Cell, Result
 
 
 def knobs() -> list[Method]:

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from modeseek.metrics.bootstrap import bootstrap_error
-from modeseek.reproduction.cells import Cell, Result
 from modeseek.reproduction.experiment import Experiment, Settings
 from modeseek.reproduction.image_methods import METHODS, equal_calls
 from modeseek.reproduction.object_cells import DistilledObject, FittedObject, TrueObject, prompts_of
 from modeseek.reproduction.tables import write_results
+from modeseek.sweeps.cells import Cell, Result
 from modeseek.tasks.text_to_3d import OBJECT_RECIPES, PAPER_RECIPES, ObjectRun
 
 FIT_STEPS = 500

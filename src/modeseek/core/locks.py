@@ -1,0 +1,106 @@
+"""One process at a time in a run's folder.
+
+`locked` holds an exclusive lock of the operating system on the file `.lock` in the folder. The system drops the lock when the process ends,
+however it ends, so nothing has to expire. The file says who holds it. Locks of this kind also work between the machines of an NFSv4 mount.
+Temporary files of killed writers are removed when the lock is taken: nobody else writes there then.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from modeseek.core.errors import FolderInUse, OutputError
+
+LOCK = ".lock"
+POLL = 0.2  # seconds between two attempts
+
+
+@contextmanager
+def locked(folder: Path, *, wait: float = 0.0, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Hold the folder's lock inside this block; makes the folder, and removes the lock file at the end.
+
+    Args:
+        folder: of a run.
+        wait: seconds to wait for another holder; 0 refuses at once.
+        waiting: called once with the holder's description before waiting.
+
+    Raises:
+        FolderInUse: another process holds the lock; the message names it.
+        OutputError: the folder cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = _take(folder, wait, waiting)
+    except OutputError:
+        raise
+    except OSError as error:
+        raise OutputError(f"cannot write to {folder}: {error.strerror or error}; choose another folder with --out") from error
+    try:
+        remove_leftovers(folder)
+        yield
+    finally:
+        with suppress(OSError):
+            (folder / LOCK).unlink()  # before it is dropped: `_take` notices a lock on a file that is gone
+        os.close(handle)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files that killed writers left in a folder of which this process holds the lock."""
+    for path in (*folder.glob(".*.part"), *folder.glob("frames/.*.part")):
+        with suppress(OSError):
+            path.unlink()
+
+
+def holder(folder: Path) -> str:
+    """Who holds, or last held, the lock: "process 12 on host a since ..."."""
+    try:
+        found = json.loads((folder / LOCK).read_text())
+        return f"process {found['pid']} on {found['host']} since {found['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
+
+
+def _take(folder: Path, wait: float, waiting: Callable[[str], None] | None) -> int:
+    """The locked file's handle."""
+    import fcntl  # POSIX only
+
+    deadline = time.monotonic() + wait
+    told = False
+    while True:
+        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _same_file(handle, folder / LOCK):
+                os.ftruncate(handle, 0)
+                os.pwrite(handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}).encode(), 0)
+                return handle
+        except BlockingIOError:
+            words = f"{folder} is in use by {holder(folder)}"
+            if time.monotonic() >= deadline:
+                os.close(handle)
+                raise FolderInUse(f"{words}; wait until it has finished, or choose another --out") from None
+            if waiting is not None and not told:
+                waiting(f"{words}; waiting")
+                told = True
+            time.sleep(POLL)
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
+
+
+def _same_file(handle: int, path: Path) -> bool:
+    """Whether the open file is still the one at `path`: a former holder may have removed it in between."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    return False
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S")
