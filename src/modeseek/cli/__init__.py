@@ -11,6 +11,7 @@ import tyro
 from modeseek.cli.experiments import Run, run
 from modeseek.cli.images import Image, Sample, image, sample
 from modeseek.cli.objects import Export, Object, export, object_3d
+from modeseek.cli.playground import Playground, playground
 from modeseek.cli.training import Train, train
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
@@ -20,6 +21,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "export": (Export, export),
     "run": (Run, run),
     "train": (Train, train),
+    "playground": (Playground, playground),
 }
 """Name -> (options, function). A new command is one file and one line here."""
 
