@@ -57,7 +57,7 @@ def occupancy(size: int, samples: int, repeats: int) -> dict[str, float]:
     from run import ratio
 
     found, grid_seconds, dense_seconds = ratio(step(with_grid), step(without), repeats)
-    share = float(with_grid.occupancy.share()) if with_grid.occupancy is not None else 1.0
+    share = float(with_grid.occupancy.fraction()) if with_grid.occupancy is not None else 1.0
     return {
         f"rendered step, {share:.0%} of cells occupied / whole box": found,
         "with the grid, s": grid_seconds,

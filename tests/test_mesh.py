@@ -67,7 +67,7 @@ def test_empty_fields_and_fog_are_refused():
         extract_mesh(Sphere(), resolution=16, threshold=1e4)
     fog = Sphere(r=9.0)
     fog.density = lambda points: 20 + points[:, 0]
-    with pytest.raises(InvalidInput, match="fog"):
+    with pytest.raises(InvalidInput, match="diffuse"):
         extract_mesh(fog, resolution=16)
     with pytest.raises(InvalidInput, match="resolution"):
         extract_mesh(fog, resolution=2)
@@ -87,9 +87,42 @@ def test_files_are_read_back(sphere_mesh, tmp_path, suffix):
     assert len(loaded.faces) == len(sphere_mesh.faces)
     loaded.merge_vertices()
     assert loaded.volume == pytest.approx(sphere_mesh.trimesh().volume, rel=1e-3)
-    upper = loaded.vertices[:, 2] > 0.1
+    upper = loaded.vertices[:, 2 if suffix == ".ply" else 1] > 0.1
     assert np.asarray(loaded.visual.vertex_colors)[upper, 0].min() > 200
     assert [path.name for path in tmp_path.iterdir()] == [f"ball{suffix}"]
+
+
+class Tower(Sphere):
+    """A tall box along z with a nose at the front, +x, at half height."""
+
+    def __init__(self):
+        super().__init__()
+
+    def density(self, points):
+        body = ((points - points.new_tensor([0.0, 0.0, 0.0])).abs() - points.new_tensor([0.2, 0.3, 0.8])).amax(1)
+        nose = ((points - points.new_tensor([0.4, 0.0, 0.1])).abs() - points.new_tensor([0.25, 0.1, 0.1])).amax(1)
+        return self.sigma * (-torch.minimum(body, nose) / 0.02).sigmoid()
+
+
+@pytest.mark.parametrize(
+    ("suffix", "up", "front", "texture"),
+    [(".glb", 1, 2, None), (".obj", 1, 2, None), (".ply", 2, 0, None), (".glb", 1, 2, 64), (".obj", 1, 2, 64)],
+)
+def test_a_tower_stands_upright_and_looks_ahead(tmp_path, suffix, up, front, texture):
+    """glTF: y up, the front at +z, right-handed; .obj likewise; .ply keeps the axes of the volume, z up and the front at +x."""
+    if texture:
+        pytest.importorskip("xatlas")
+    extract_mesh(Tower(), resolution=32, threshold=150.0, texture=texture).save(tmp_path / f"tower{suffix}")
+    loaded = trimesh.load(tmp_path / f"tower{suffix}", force="mesh")
+    low, high = loaded.bounds
+    side = 3 - up - front
+    assert high[up] == pytest.approx(0.8, abs=0.05)
+    assert low[up] == pytest.approx(-0.8, abs=0.05)
+    assert high[front] == pytest.approx(0.65, abs=0.05)  # the nose
+    assert low[front] == pytest.approx(-0.2, abs=0.05)
+    assert high[side] == pytest.approx(0.3, abs=0.05)
+    loaded.merge_vertices(merge_tex=True, merge_norm=True)
+    assert loaded.volume > 0  # a rotation, not a mirror: faces still look outwards
 
 
 def test_unknown_endings_are_refused(sphere_mesh, tmp_path):
@@ -122,7 +155,7 @@ def test_a_baked_texture_holds_the_albedo(tmp_path):
         assert np.abs(image - made.texture).max() < 0.01
         u, v = loaded.visual.uv.T
         seen = image[np.clip(((1 - v) * 128).astype(int), 0, 127), np.clip((u * 128).astype(int), 0, 127), 2]
-        assert np.abs(seen - (loaded.vertices[:, 0] + 1) / 2).mean() < 0.02
+        assert np.abs(seen - (loaded.vertices[:, 2] + 1) / 2).mean() < 0.02  # +z of these files is +x of the volume
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ball.glb", "ball.mtl", "ball.obj", "ball.png"]
     made.save(tmp_path / "ball.ply")
     assert len(trimesh.load(tmp_path / "ball.ply").faces) == len(made.faces)
@@ -142,4 +175,4 @@ def test_missing_packages_are_named(monkeypatch):
 def test_what_has_no_surface_is_named():
     assert degenerate(Sphere()) == ""
     assert degenerate(Sphere(sigma=0.1)) == "empty"
-    assert degenerate(Sphere(r=5.0)) == "fog"
+    assert degenerate(Sphere(r=5.0)) == "diffuse"

@@ -13,7 +13,7 @@ from modeseek.core.errors import MissingPackage
 from modeseek.gradients import Estimate
 from modeseek.representations.nerf import FieldSettings, HashGrid, HashGridSettings, NeRF, NeRFSettings, Shading, Views
 from modeseek.representations.nerf.cameras import VIEWS, Cameras, Ranges, draw, view_name
-from modeseek.representations.nerf.field import Field, difference_normals, seen
+from modeseek.representations.nerf.field import Field, difference_normals, evaluated
 from modeseek.representations.nerf.occupancy import Occupancy
 from modeseek.representations.nerf.regularisers import Regularisers, attach, opaque, orientation, sparsity, variance, weight_at
 from modeseek.representations.nerf.rendering import Light, March, box, in_chunks, light_before, marched, render
@@ -156,7 +156,7 @@ def test_the_exponential_is_cut_off_in_its_gradient_alone():
 @pytest.mark.parametrize("how", ["autograd", "differences"])
 def test_normals_of_a_sphere_are_radial(how):
     points = uniform(50, 3) - 0.5
-    normals = seen(ball(r=0.4), points, how, step=1e-6)[2]
+    normals = evaluated(ball(r=0.4), points, how, step=1e-6)[2]
     near = (points.norm(dim=1) - 0.4).abs() < 0.1
     assert near.sum() > 5
     assert_close(normals[near], torch.nn.functional.normalize(points[near], dim=1), rtol=0, atol=1e-4)
@@ -166,12 +166,12 @@ def test_normals_of_a_field_agree_and_can_be_trained():
     field = Field(FieldSettings(grid=SMALL), rng=seeded()).double()
     field.grid.table.data *= 3e3
     points = uniform(30, 3) - 0.5
-    by_autograd = seen(field, points, "autograd", step=1e-6)[2]
+    by_autograd = evaluated(field, points, "autograd", step=1e-6)[2]
     assert_close(by_autograd, difference_normals(field.density, points, step=1e-7), rtol=0, atol=1e-4)
     by_autograd[:, 0].sum().backward()
     assert field.grid.table.grad.abs().max() > 0
     with torch.no_grad():
-        assert not seen(field, points, "autograd", step=1e-6)[2].requires_grad
+        assert not evaluated(field, points, "autograd", step=1e-6)[2].requires_grad
 
 
 # ---------------------------------------------------------------- cameras
@@ -301,7 +301,7 @@ def test_occupied_cells_alone_give_the_same_image_and_gradient():
     march, occupancy = March(samples=48), Occupancy(radius=1.0, cells=16, threshold=1e-5).double()
     for k in range(3):
         occupancy.update(field, step_length=march.step(1.0), rng=seeded(k))
-    assert 0.02 < occupancy.share() < 0.4
+    assert 0.02 < occupancy.fraction() < 0.4
     found = []
     for grid in (None, occupancy):
         field.zero_grad()
@@ -426,11 +426,11 @@ def test_regularisers_on_closed_forms():
         orientation(replace(out, sample_normals=None))
 
 
-def test_weights_follow_their_lines():
+def test_weights_follow_their_schedules():
     assert [weight_at((1000, 0.0, 10.0, 5000), step) for step in (0, 1000, 3000, 5000, 9000)] == [0, 0, 5, 10, 10]
     assert [weight_at((0, 1.0, 3.0, 10, 0.0, 20), step) for step in (0, 5, 10, 15, 30)] == [1, 2, 3, 1.5, 0]
     for wrong in ((0, 1.0, 2.0), (0, 1.0, 2.0, 10, 3.0), (10, 1.0, 2.0, 10)):
-        with pytest.raises(InvalidInput, match=r"weight's line|must increase"):
+        with pytest.raises(InvalidInput, match=r"schedule of a weight|must increase"):
             Regularisers(sparsity=wrong)
 
 

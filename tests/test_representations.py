@@ -173,9 +173,28 @@ def test_latents_are_x_itself():
     assert Latents([0], event=[3])().shape == Points(torch.zeros(1, 3))().shape
 
 
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("value_range", [(0.0, 1.0), (-1.0, 1.0), (-0.42, 2.82)])
+def test_channels_and_value_ranges(channels, value_range):
+    """Any number of channels; the image of another range is the image of [0, 1] mapped linearly, and its limits are reached."""
+    low, high = value_range
+    for make in (lambda **more: small([3, 4], **more), lambda **more: Pixels([3, 4], size=(12, 9), noise=2.0, **more)):
+        unit, images = make(channels=channels)(), make(channels=channels, value_range=value_range)()
+        assert images.shape == (2, channels, 12, 9)
+        assert_close(images, low + (high - low) * unit)
+    pixels = Pixels([0], size=(2, 2), channels=channels, value_range=value_range)
+    with torch.no_grad():
+        pixels.theta.copy_(torch.full_like(pixels.theta, 1e4))
+    assert_close(pixels(), torch.full_like(pixels(), high))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda: CoordinateMLP([0], size=(4, 4), channels=0), "at least 1 channel"),
+        (lambda: CoordinateMLP([0], size=(4, 4), value_range=(1.0, 1.0)), "low < high"),
+        (lambda: Pixels([0], size=(4, 4), channels=0), "at least 1 channel"),
+        (lambda: Pixels([0], size=(4, 4), value_range=(1.0, 0.0)), "low < high"),
         (lambda: CoordinateMLP([], size=(4, 4)), "at least one seed"),
         (lambda: CoordinateMLP([0], size=(4, 4), encoding="hash"), "'hash' is unknown: choose fourier or siren"),
         (lambda: CoordinateMLP([0], size=(4, 0)), "positive size"),

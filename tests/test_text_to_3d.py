@@ -1,6 +1,7 @@
 """`modeseek 3d` end to end on a tiny pipeline: files, resume to the same object, prompts that follow the cameras, errors."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -46,7 +47,28 @@ def test_run_leaves_an_object_and_resumes_to_the_same(pipeline_folder, tmp_path)
         assert {"mesh.glb", "mesh.obj", "mesh.ply"} <= names
     _, nerf = reopened(whole)
     assert nerf.step == 30
+    assert nerf.settings.views.size == (16, 16)
     assert list(distill_object(run, whole)) == []
+
+
+def test_export_needs_neither_the_prior_nor_the_device(pipeline_folder, tmp_path, capsys):
+    """The folder of a run that was copied to a machine without its model and without its GPU."""
+    pytest.importorskip("skimage")
+    folder = shutil.copytree(pipeline_folder("sd1"), tmp_path / "prior")
+    run, out = tiny_run(folder, steps=2), tmp_path / "run"
+    list(distill_object(run, out))
+    facts = json.loads((out / "run.json").read_text())
+    facts["config"]["prior"] |= {"device": "cuda:7", "dtype": "bfloat16"}
+    (out / "run.json").write_text(json.dumps(facts))
+    shutil.rmtree(folder)
+    found, nerf = reopened(out)
+    assert found.prior.device == "cuda:7"
+    assert nerf.step == 2
+    for path in out.glob("mesh.*"):
+        path.unlink()
+    code = main(["export", str(out), "--resolution", "24", "--texture", "0", "--threshold", "5"])
+    assert code == 0, capsys.readouterr().err
+    assert {path.name for path in out.glob("mesh.*")} == {"mesh.glb", "mesh.obj", "mesh.ply"}
 
 
 @pytest.mark.parametrize("method", list(OBJECT_RECIPES))

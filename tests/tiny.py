@@ -236,7 +236,9 @@ def write(family, folder):
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.manual_seed(0)
-        FAMILIES[family]().save_pretrained(folder)
+        from tiny_families import FAMILIES as WITH_ONE_ENCODER
+
+        (FAMILIES | WITH_ONE_ENCODER)[family]().save_pretrained(folder)
     if family == "dit":  # diffusers reads the names of classes and does not write them
         index = json.loads((folder / "model_index.json").read_text())
         index["id2label"] = {"0": "tench, Tinca tinca", "1": "goldfish", "2": "shark", "3": "ray", "4": "cock"}

@@ -47,6 +47,7 @@ from .gradients import MeanShift as MeanShift
 from .gradients import NoiseLevels as NoiseLevels
 from .gradients import PersistentMSD as PersistentMSD
 from .gradients import SDSBridge as SDSBridge
+from .priors import NetworkPrior as NetworkPrior
 from .priors import embedded as embedded
 from .priors import load_prior as load_prior
 from .product.denoisers import ExactProduct as ExactProduct

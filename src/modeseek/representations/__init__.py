@@ -1,4 +1,4 @@
-"""What is optimised: modules whose forward gives the batch that a prior sees. They know nothing of diffusion."""
+"""What is optimised: modules whose forward gives a batch of images, latents or points. They do not depend on the diffusion model."""
 
 from modeseek.representations.coordinates import CoordinateMLP as CoordinateMLP
 from modeseek.representations.nerf import NeRF as NeRF

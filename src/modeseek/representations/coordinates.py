@@ -1,20 +1,20 @@
-r"""Images as coordinate networks: f(p; theta) -> RGB for p in the unit square (paper, section 4.4, "text-to-2D").
+r"""Images as coordinate networks: f(p; theta) -> colour for p in the unit square (paper, section 4.4, "text-to-2D").
 
-    image = sigmoid( W_n h_n + b_n ),   h_0 = features(p),   h_{i+1} = activation(W_i h_i + b_i)
+    image = low + (high - low) sigmoid( W_n h_n + b_n ),   h_0 = features(p),   h_{i+1} = activation(W_i h_i + b_i)
 
-    encoding   features of p                                 activation     weights
+    encoding   features of p                                 activation     weights                                  source
     fourier    sin, cos of 2 pi B p, B ~ N(0, scale^2)       SiLU           N(0, 2/fan_in)                           Tancik et al. 2020
     siren      2 p - 1                                       sin(30 .)      U(+-1/fan_in), U(+-sqrt(6/fan_in)/30)    Sitzmann et al. 2020
 
-The paper says that f takes p in [0, 1]^2 to RGB in [0, 1]^3, is trained by AdamW at 1e-2 for 400 steps, and why it is no grid of pixels:
-the exact gradient step, setting x to a denoised latent, must not be open to it. Encoding, width, depth and the sigmoid are ours.
+The paper states the domain [0, 1]^2, the range [0, 1]^3, AdamW at 1e-2 and 400 steps. It uses a network instead of pixels because the exact
+gradient step (x becomes a denoised latent) must not be possible. Encoding, width, depth and the sigmoid are choices of this package.
 
-Measured on a smooth 64 x 64 image, Adam at 1e-2: 43 dB after 100 steps, 53 dB after 400 (8 ms a step and seed on one CPU core). SIREN
-is as good at 3e-3 and does not survive 1e-2 with three layers.
+Measured on a smooth 64 x 64 image, Adam at 1e-2: 43 dB after 100 steps and 53 dB after 400, at 8 ms per step and seed on one CPU core.
+SIREN is as good at 3e-3; at 1e-2 with three layers it diverges.
 
-Many seeds are one batch: weights are (seeds, in, out), a layer is one batched product, and since neither the loss nor an elementwise
-optimiser (SGD, Adam, AdamW) mixes seeds, training n together is training n apart. Pixels are sampled at their centres, so the network
-renders at any size.
+Several seeds are one batch: weights are (seeds, in, out) and a layer is one batched product. Neither the loss nor an elementwise optimiser
+(SGD, Adam, AdamW) mixes seeds, so training n seeds together equals training them one by one. Pixels are sampled at their centres, so the
+network renders at any size.
 """
 
 from __future__ import annotations
@@ -28,27 +28,29 @@ import torch
 from torch import Tensor, nn
 
 from modeseek.core.errors import InvalidInput
-from modeseek.representations.pixels import per_seed
+from modeseek.representations.pixels import checked_range, per_seed, scaled
 
 SIREN_FREQUENCY = 30.0  # omega_0 of Sitzmann et al., section 3.2
 
 
 class CoordinateMLP(nn.Module):
-    """A batch of coordinate networks: forward gives (seeds, 3, height, width) in [0, 1].
+    """A batch of coordinate networks. Forward gives (seeds, channels, height, width) inside the value range.
 
-    Seed k of a batch has the weights of a batch of that seed alone; the Fourier frequencies B are the same for all.
+    Object k of a batch has the weights of a batch of that seed alone; the Fourier frequencies B are shared by all objects.
 
     Args:
-        seeds: one an object.
-        size: (height, width) that forward renders unless it is told another.
+        seeds: one per object.
+        size: (height, width) that forward renders by default.
+        channels: 3 for RGB, 1 for grey images, any other number.
+        value_range: (low, high) of the values. (0, 1) is what the codecs of the priors take; with no codec, the range of the prior's x.
         encoding: "fourier" or "siren".
         hidden: width of the hidden layers.
-        layers: their number.
-        frequencies: Fourier frequencies; the features are twice as many.
+        layers: number of hidden layers.
+        frequencies: number of Fourier frequencies; there are twice as many features.
         scale: standard deviation of B, in periods across the image.
 
     Raises:
-        InvalidInput: no seeds, an unknown encoding, or a size, width or number below 1.
+        InvalidInput: no seeds, an unknown encoding, or a size, width, number or value range that cannot be.
 
     Example:
         >>> network = CoordinateMLP([0, 1, 2], size=(16, 16))
@@ -63,6 +65,8 @@ class CoordinateMLP(nn.Module):
         seeds: Sequence[int],
         *,
         size: tuple[int, int],
+        channels: int = 3,
+        value_range: tuple[float, float] = (0.0, 1.0),
         encoding: Literal["fourier", "siren"] = "fourier",
         hidden: int = 64,
         layers: int = 3,
@@ -76,9 +80,10 @@ class CoordinateMLP(nn.Module):
             given = f"{size}, {hidden}, {layers}, {frequencies} and {scale}"
             raise InvalidInput(f"a coordinate network needs a positive size, hidden, layers, frequencies and scale, got {given}")
         self.size, self.encoding = size, encoding
+        self.channels, self.value_range = channels, checked_range(channels, value_range)
         rng = torch.Generator().manual_seed(0)
         self.register_buffer("frequencies", scale * torch.randn(2, frequencies, generator=rng))
-        widths = [2 * frequencies if encoding == "fourier" else 2, *[hidden] * layers, 3]
+        widths = [2 * frequencies if encoding == "fourier" else 2, *[hidden] * layers, channels]
         shapes = list(itertools.pairwise(widths))
         drawn = per_seed(seeds, lambda rng: torch.cat([self._initial(index, shape, rng).flatten() for index, shape in enumerate(shapes)]))
         parts = drawn.split([(fan_in + 1) * fan_out for fan_in, fan_out in shapes], 1)
@@ -88,7 +93,7 @@ class CoordinateMLP(nn.Module):
         self._features: tuple[object, Tensor] | None = None
 
     def _initial(self, index: int, shape: tuple[int, int], rng: torch.Generator) -> Tensor:
-        """Weights of a layer with its biases as the last row: (in + 1, out). Biases are 0 but for SIREN's first, its phases."""
+        """Initial weights of a layer, biases as the last row: (in + 1, out). Biases are 0 except the phases of SIREN's first layer."""
         fan_in, fan_out = shape
         if self.encoding == "fourier":
             weights = (2 / fan_in) ** 0.5 * torch.randn(fan_in, fan_out, generator=rng)
@@ -98,10 +103,10 @@ class CoordinateMLP(nn.Module):
         return torch.cat([(2 * torch.rand(fan_in, fan_out, generator=rng) - 1) * bound, phases])
 
     def features(self, size: tuple[int, int]) -> Tensor:
-        """Encoded pixel centres, rows from the top: (height width, features); those of the last size are kept."""
+        """Encoded pixel centres, rows from the top: (height width, features). The result for the last size is cached."""
         key = (size, self.frequencies.device, self.frequencies.dtype)
         if self._features is None or self._features[0] != key:
-            with torch.inference_mode(False), torch.no_grad():  # kept ones must serve training too
+            with torch.inference_mode(False), torch.no_grad():  # the cache must be usable in training, too
                 self._features = (key, self._encoded(size))
         return self._features[1]
 
@@ -114,11 +119,11 @@ class CoordinateMLP(nn.Module):
         return torch.cat([angles.sin(), angles.cos()], 1)
 
     def forward(self, size: tuple[int, int] | None = None) -> Tensor:
-        """Render at `size`, or at the size it was made for."""
+        """Render at `size`, by default at the size given at construction."""
         height, width = size or self.size
         h = self.features((height, width)).expand(len(self.weights[0]), -1, -1)
         for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             h = torch.baddbmm(bias, h, weight)
             if index + 1 < len(self.weights):
                 h = nn.functional.silu(h) if self.encoding == "fourier" else (SIREN_FREQUENCY * h).sin()
-        return h.sigmoid().transpose(1, 2).reshape(-1, 3, height, width)
+        return scaled(h.sigmoid().transpose(1, 2).reshape(-1, self.channels, height, width), self.value_range)

@@ -1,4 +1,4 @@
-"""Free points: the parameters are the batch itself (the paper's g = identity of its two-dimensional experiments)."""
+"""Free points: the parameters are the batch itself, the identity map of the paper's two-dimensional experiments."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 
 class Points(nn.Module):
-    """A batch of free points.
+    """A batch of free points. Forward gives (batch, *event).
 
     Args:
-        start: (batch, *event) where they begin; copied.
+        start: (batch, *event) initial values; copied.
 
     Example:
         >>> Points(torch.zeros(3, 2))().shape
@@ -22,11 +22,12 @@ class Points(nn.Module):
         self.values = nn.Parameter(start.detach().clone())
 
     def forward(self) -> Tensor:
+        """The points."""
         return self.values
 
 
 def grid(count: int, *, half_width: float = 1.5) -> Tensor:
-    """count x count points evenly over [-half_width, half_width]^2, the paper's starting points: (count^2, 2).
+    """Return count x count points evenly over [-half_width, half_width]^2, the start of the paper's experiments: (count^2, 2).
 
     Example:
         >>> grid(2)

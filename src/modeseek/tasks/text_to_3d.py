@@ -88,17 +88,33 @@ class ObjectRun:
 
 
 def volume_of(run: ObjectRun, prior: ImagePrior) -> NeRF:
-    """The untrained NeRF of a run, its cameras kept as long as the recipe's targets."""
+    """The untrained NeRF of a run on the prior's device."""
+    return untrained_nerf(run, prior.image_size).to(prior.device)
+
+
+def untrained_nerf(run: ObjectRun, image_size: tuple[int, int] | None) -> NeRF:
+    """The untrained NeRF of a run on the CPU, with the same cameras for as long as a target serves.
+
+    Args:
+        run: the run.
+        image_size: (height, width) of its prior's images; None: those of the preset, which matter for rendering alone.
+    """
     if run.preset not in ("cpu", "paper"):
         raise InvalidInput(f"preset {run.preset!r} is unknown: choose cpu or paper")
     settings = NeRFSettings.cpu() if run.preset == "cpu" else NeRFSettings.paper()
-    size = (run.size, run.size) if run.size is not None else prior.image_size if run.preset == "cpu" else settings.views.size
+    size = (
+        (run.size, run.size)
+        if run.size is not None
+        else (image_size or settings.views.size)
+        if run.preset == "cpu"
+        else settings.views.size
+    )
     distributions = Ranges.solids_views() if run.prior.name == "solids" else settings.views.distributions
     low = None if run.low is None else (run.low[0], run.low[0], run.low[1])
     views = replace(
         settings.views, count=run.views or settings.views.count, size=size, low=low, distributions=distributions, refresh=run.recipe.refresh
     )
-    return NeRF(replace(settings, views=views).shortened(run.recipe.steps), seed=run.seed).to(prior.device)
+    return NeRF(replace(settings, views=views).shortened(run.recipe.steps), seed=run.seed)
 
 
 def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
@@ -184,7 +200,7 @@ def _finish(out: Path, run: ObjectRun, weights: str, lines: list[dict[str, float
     write_lines(out, lines)
     calls = lines[-1]["calls"] if lines else 0.0
     show(nerf, out)
-    facts = {"guidance": scale, "calls": calls} | export_mesh(nerf, out)
+    facts = {"guidance": scale, "calls": calls, "image_size": nerf.settings.views.size} | export_mesh(nerf, out)
     write_json(out / "run.json", header(plain_config(run), weights, finished=True) | facts)
 
 
@@ -229,7 +245,7 @@ def export_mesh(
 
 
 def reopened(folder: Path) -> tuple[ObjectRun, NeRF]:
-    """The run a folder holds, and its NeRF as it was last saved.
+    """Load the run of a folder and its NeRF as it was last saved, on the CPU. Neither the prior nor the device of the run is needed.
 
     Raises:
         OutputError: there is no run in the folder, or none with a checkpoint.
@@ -237,7 +253,8 @@ def reopened(folder: Path) -> tuple[ObjectRun, NeRF]:
     path = folder / "run.json"
     if not path.exists():
         raise OutputError(f"{folder} holds no run: there is no run.json")
-    config = read_object(path, "config")["config"]
+    facts = read_object(path, "config")
+    config = facts["config"]
     if not isinstance(config, dict) or "recipe" not in config or "representation" in config:
         raise InvalidInput(f"{folder} holds no 3-D run: give the folder of a `modeseek 3d` run")
     try:
@@ -245,10 +262,10 @@ def reopened(folder: Path) -> tuple[ObjectRun, NeRF]:
         recipe = Recipe(**settings)
         low = tuple(config["low"]) if config.get("low") else None
         run = ObjectRun(**{**config, "low": low, "prior": PriorChoice(**config["prior"]), "recipe": recipe})
-    except (TypeError, KeyError, AttributeError) as error:
+        image_size = (int(facts["image_size"][0]), int(facts["image_size"][1])) if facts.get("image_size") else None
+    except (TypeError, KeyError, AttributeError, ValueError, IndexError) as error:
         raise OutputError(f"{path} does not fit this version ({error})") from error
-    prior = run.prior.open()
-    nerf = volume_of(run, prior)
+    nerf = untrained_nerf(run, image_size)
     try:
         nerf.load_state_dict(read_state(folder / "checkpoint.safetensors", kind="distillation")["representation"])
     except (RuntimeError, KeyError) as error:

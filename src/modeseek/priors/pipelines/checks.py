@@ -60,7 +60,10 @@ def check_network(prior: PipelinePrior) -> None:
     x = torch.randn(1, *prior.event, generator=torch.Generator().manual_seed(0)).expand(2, -1, -1, -1).to(prior.device)
     low, high = prior.sigmas
     sigma = min(max(1.0, low), high)
-    denoised = prior.denoiser(prompts, guidance=1.0)(prior.data_std * x * (1 + sigma**2) ** 0.5, torch.tensor(sigma, device=prior.device))
+    settings = prior.family.example_settings(prior.image_size) if hasattr(prior.family, "example_settings") else {}
+    denoised = prior.denoiser(prompts, guidance=1.0, **settings)(
+        prior.data_std * x * (1 + sigma**2) ** 0.5, torch.tensor(sigma, device=prior.device)
+    )
     if denoised.shape != x.shape:
         raise InvalidInput(f"its network returns {tuple(denoised.shape[1:])} for x of {tuple(x.shape[1:])}")
     if not bool(denoised.isfinite().all()):

@@ -12,12 +12,21 @@ from torch import nn
 
 from modeseek.core.denoiser import DiscreteLevels
 from modeseek.core.errors import InvalidInput
+from modeseek.priors.pipelines.auraflow import auraflow
 from modeseek.priors.pipelines.base import PipelinePrior
+from modeseek.priors.pipelines.chroma import chroma
 from modeseek.priors.pipelines.classes import ClassConditional, Unconditional, class_names
 from modeseek.priors.pipelines.codecs import Codec, LatentCodec, PixelCodec
+from modeseek.priors.pipelines.controlnet import ControlNet
+from modeseek.priors.pipelines.deepfloyd import deepfloyd
 from modeseek.priors.pipelines.flow import Flux, StableDiffusion3
+from modeseek.priors.pipelines.flux2 import flux2
 from modeseek.priors.pipelines.levels import Levels, Prediction, SchedulerLevels
+from modeseek.priors.pipelines.pixart import pixart
+from modeseek.priors.pipelines.qwen_image import qwen_image
+from modeseek.priors.pipelines.sana import sana
 from modeseek.priors.pipelines.stable_diffusion import StableDiffusion, StableDiffusionXL, guidance_kind
+from modeseek.priors.pipelines.z_image import z_image
 
 
 @dataclass(frozen=True)
@@ -123,7 +132,8 @@ def _stable_diffusion(model: Model) -> PipelinePrior:
         raise InvalidInput(
             f"its UNet takes {unet.config.addition_embed_type} inputs (addition_embed_type): this is not Stable Diffusion 1 or 2"
         )
-    family = StableDiffusion(pipeline=model.pipeline, device=model.device, guidance=guidance_kind(unet), name=model.name)
+    adapter = StableDiffusion if getattr(model.pipeline, "controlnet", None) is None else ControlNet
+    family = adapter(pipeline=model.pipeline, device=model.device, guidance=guidance_kind(unet), name=model.name)
     return model.prior(family, model.levels, unet.config.in_channels, size)
 
 
@@ -213,6 +223,17 @@ FAMILIES: dict[str, Callable[[Model], PipelinePrior]] = {
     "StableDiffusionXLImg2ImgPipeline": _sdxl,
     "StableDiffusion3Pipeline": _sd3,
     "FluxPipeline": _flux,
+    "StableDiffusionControlNetPipeline": _stable_diffusion,
+    "PixArtAlphaPipeline": pixart,
+    "PixArtSigmaPipeline": pixart,
+    "SanaPipeline": sana,
+    "AuraFlowPipeline": auraflow,
+    "QwenImagePipeline": qwen_image,
+    "ZImagePipeline": z_image,
+    "ChromaPipeline": chroma,
+    "Flux2Pipeline": flux2,
+    "Flux2KleinPipeline": flux2,
+    "IFPipeline": deepfloyd,
     "DiTPipeline": _dit,
     "DDPMPipeline": _pixels,
     "DDIMPipeline": _pixels,

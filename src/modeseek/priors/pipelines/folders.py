@@ -15,7 +15,7 @@ from modeseek.core.errors import InvalidInput, WeightsError
 MODEL_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 REMOVED = {f"stabilityai/stable-diffusion-{name}": f"sd2-community/stable-diffusion-{name}" for name in ("2", "2-base", "2-1", "2-1-base")}
 """Taken off the hub by their owner -> copies kept by others; named in the message, never put in their place: trust is the user's choice."""
-LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")  # never needed for D, the encoder or the decoder
+LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder", "watermarker")  # never needed for D, the encoder or the decoder
 
 
 def locate(

@@ -116,3 +116,13 @@ class TextFamily:
 def call_default(pipeline: Any, name: str) -> Any:
     """The default of an argument of a pipeline's `__call__`: what its own sampler uses."""
     return inspect.signature(type(pipeline).__call__).parameters[name].default
+
+
+def padded(rows: Tensor, length: int) -> Tensor:
+    """Rows (batch, n, ...) with zeros appended up to `length`, so that the conditions of D_c and D_u can be concatenated.
+
+    Example:
+        >>> padded(torch.ones(1, 2), 4)
+        tensor([[1., 1., 0., 0.]])
+    """
+    return torch.cat([rows, rows.new_zeros(len(rows), length - rows.shape[1], *rows.shape[2:])], 1)

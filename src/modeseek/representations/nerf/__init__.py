@@ -1,4 +1,4 @@
-"""A neural radiance field: hash grid, heads, cameras, volume rendering, regularisers and meshes, each in its file."""
+"""A neural radiance field: hash grid, heads, cameras, volume rendering, regularisers and meshes, one file each."""
 
 from modeseek.representations.nerf.cameras import Cameras as Cameras
 from modeseek.representations.nerf.cameras import Ranges as Ranges

@@ -1,11 +1,11 @@
-r"""Where compiled code may replace plain PyTorch: tiny-cuda-nn's hash grid, on a CUDA device where it is installed.
+r"""Backends of the hash grid: plain PyTorch, or tiny-cuda-nn on a CUDA device.
 
     backend    grid                            needs
     torch      `hashgrid.HashGrid`             nothing: every device
     tcnn       tinycudann.Encoding             an Nvidia GPU and tiny-cuda-nn, built from source; no normals by autograd that are trained
 
-"tcnn" is asked for by name and never chosen silently: its table has another layout, so checkpoints do not pass between the two. nerfacc
-offers a compositing kernel; ours is a cumulative sum, a fraction of a step's time, and is not replaced.
+"tcnn" is used only if it is named: its table has another layout, so a checkpoint of one backend does not load into the other. Compositing
+is a cumulative sum in PyTorch and takes a small part of a step, so nerfacc's kernel for it is not used.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ Backend = Literal["torch", "tcnn"]
 
 
 def encoding(settings: HashGridSettings, backend: Backend, *, rng: torch.Generator) -> HashGrid | TinyCudaGrid:
-    """The hash grid of a backend.
+    """Make the hash grid of a backend.
 
     Raises:
         InvalidInput: an unknown backend.
-        MissingPackage: tiny-cuda-nn or a CUDA device is not there.
+        MissingPackage: tiny-cuda-nn or a CUDA device is missing.
     """
     if backend == "torch":
         return HashGrid(settings, rng=rng)
@@ -37,7 +37,7 @@ def encoding(settings: HashGridSettings, backend: Backend, *, rng: torch.Generat
 
 
 class TinyCudaGrid(nn.Module):
-    """tiny-cuda-nn's grid of the same sizes, its levels switched on as ours are."""
+    """tiny-cuda-nn's grid with the same sizes and the same schedule of levels as `HashGrid`."""
 
     def __init__(self, settings: HashGridSettings, *, rng: torch.Generator) -> None:
         super().__init__()

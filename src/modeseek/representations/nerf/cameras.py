@@ -1,14 +1,14 @@
-r"""Cameras around the origin, the distribution they are drawn from, their rays, and the words for where they stand.
+r"""Cameras around the origin: their rays, random distributions of them, and the words for their views.
 
     eye = distance (cos e cos a, cos e sin a, sin e)          z up; azimuth a = 0 is the front, +x; elevation e; degrees
     ray(row, column) = eye + t unit(-back + u right - v up)   u, v = +-tan(fov / 2) at the edges, pixels at their centres
 
-The field of view is the vertical one. `Ranges` draws cameras as score distillation does (threestudio's defaults): an elevation half the
-time uniform in angle and half the time uniform on the sphere, azimuths one in each of as many equal sectors as there are views, and small
-shifts of the eye (uniform), of the point looked at and of the vertical (normal). Names of views, which a prompt is extended with, are
-those of the camera before it is shifted.
+The field of view is the vertical one. `Ranges` samples cameras as threestudio does by default: the elevation is uniform in angle or uniform
+on the sphere with equal probability, the azimuths are stratified (one in each of as many equal sectors as there are views), and the eye
+(uniform), the target and the up vector (normal) are shifted slightly. The word for a view extends the prompt; it is that of the camera
+before the shift.
 
-Every draw comes from the generator it is given, on the CPU whatever the device: the same cameras everywhere.
+Cameras are sampled from the given generator on the CPU, so they are the same on every device.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PARTS = ("eye", "target", "up", "fov", "azimuth", "elevation", "distance")  # th
 
 
 def view_name(azimuth: float, elevation: float, *, front: float = 45.0, overhead: float = 60.0) -> str:
-    """The word for a view: "overhead" above that elevation, else "front" or "back" within `front` degrees of either, else "side".
+    """Return the word for a view: "overhead" above that elevation; else "front" or "back" within `front` degrees of it; else "side".
 
     Example:
         >>> [view_name(azimuth, 10.0) for azimuth in (350.0, 90.0, -170.0)], view_name(0.0, 70.0)
@@ -42,14 +42,14 @@ def view_name(azimuth: float, elevation: float, *, front: float = 45.0, overhead
 
 @dataclass(frozen=True)
 class Cameras:
-    """Pinhole cameras; `Cameras.orbit` makes those that look at the origin.
+    """Pinhole cameras; `Cameras.orbit` makes cameras that look at the origin.
 
     Attributes:
-        eye: (n, 3).
-        target: (n, 3) looked at.
-        up: (n, 3) upwards in the image, roughly.
+        eye: (n, 3) positions.
+        target: (n, 3) points looked at.
+        up: (n, 3) approximate upward directions in the image.
         fov: (n,) vertical field of view, degrees.
-        azimuth, elevation, distance: (n,) where they were meant to stand.
+        azimuth, elevation, distance: (n,) position of the eye before any shift, degrees.
         names: the word for each view.
     """
 
@@ -73,7 +73,7 @@ class Cameras:
         front: float = 45.0,
         overhead: float = 60.0,
     ) -> Cameras:
-        """Cameras that look at the origin from where they are said to stand; numbers serve them all.
+        """Make cameras that look at the origin; a single number is used for all of them.
 
         Raises:
             InvalidInput: no camera, lengths that differ, a distance of 0 or less, or a field of view outside (0, 180).
@@ -88,13 +88,13 @@ class Cameras:
         try:
             e, d, f = (torch.as_tensor(value).to(a).expand(a.shape) for value in (elevation, distance, fov))
         except RuntimeError:
-            raise InvalidInput(f"{len(a)} azimuths need one elevation, distance and field of view, or as many of each") from None
+            raise InvalidInput(f"{len(a)} azimuths need one elevation, distance and field of view, or {len(a)} of each") from None
         if a.ndim != 1 or len(a) == 0 or not bool((d > 0).all()) or not bool(((f > 0) & (f < 180)).all()):
             raise InvalidInput("cameras need a list of azimuths, distances above 0 and fields of view between 0 and 180 degrees")
         az, el = a.deg2rad(), e.deg2rad()
         eye = d[:, None] * torch.stack([el.cos() * az.cos(), el.cos() * az.sin(), el.sin()], 1)
         names = tuple(view_name(float(x), float(y), front=front, overhead=overhead) for x, y in zip(a, e, strict=True))
-        # straight above or below, z is along the ray: upwards is then away from the front of the image
+        # straight above or below, z is parallel to the viewing direction; up then points away from the front
         steep = (el.cos() < 1e-4)[:, None]
         level = torch.stack([-az.cos() * el.sin().sign(), -az.sin() * el.sin().sign(), torch.zeros_like(az)], 1)
         up = torch.where(steep, level, eye.new_tensor([0.0, 0.0, 1.0]))
@@ -104,19 +104,19 @@ class Cameras:
         return len(self.eye)
 
     def __getitem__(self, chosen: Sequence[int] | Tensor) -> Cameras:
-        """Some of the cameras: a list of indices."""
+        """Select cameras by a list of indices."""
         index = torch.as_tensor(chosen)
         return self._each(lambda part: part[index], tuple(self.names[int(k)] for k in index))
 
     def to(self, like: Tensor) -> Cameras:
-        """The same cameras with a tensor's device and dtype."""
+        """Return the cameras with the device and dtype of a tensor."""
         return self._each(lambda part: part.to(like), self.names)
 
     def _each(self, change: Callable[[Tensor], Tensor], names: tuple[str, ...]) -> Cameras:
         return Cameras(**{name: change(getattr(self, name)) for name in PARTS}, names=names)
 
     def axes(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Unit vectors right, up and back of each camera, (n, 3) each; it looks along -back."""
+        """Unit vectors right, up and back of each camera, (n, 3) each; a camera looks along -back."""
         back = normalize(self.eye - self.target, dim=1)
         right = normalize(torch.linalg.cross(self.up, back), dim=1)
         return right, torch.linalg.cross(back, right), back
@@ -131,7 +131,7 @@ class Cameras:
         return self.eye[:, None, None].expand_as(along), normalize(along, dim=-1)
 
     def project(self, points: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Where points (m, 3) fall: (n, m, 2) as (row, column) in pixels, centres at halves, and their depth (n, m) along the axis."""
+        """Project points (m, 3): (row, column) in pixels with centres at halves (n, m, 2), and depth along the axis (n, m)."""
         (height, width), axes = size, self.axes()
         offset = points[None] - self.eye[:, None]
         x, y, z = (torch.einsum("nmc,nc->nm", offset, axis) for axis in axes)
@@ -141,14 +141,14 @@ class Cameras:
 
 @dataclass(frozen=True, kw_only=True)
 class Ranges:
-    """The distribution of random cameras; the defaults are threestudio's for text-to-3-D with Stable Diffusion.
+    """A distribution of cameras; the defaults are those of threestudio for text to 3-D with Stable Diffusion.
 
     Args:
-        azimuth, elevation, fov: lowest and highest, degrees.
-        distance: likewise.
-        spherical: probability that a draw of elevations is uniform on the sphere, not in the angle.
-        eye: highest shift of the eye along each axis.
-        target, up: standard deviations of the shifts of the point looked at and of the vertical.
+        azimuth, elevation, fov: (lowest, highest) in degrees.
+        distance: (lowest, highest).
+        spherical: probability that the elevations of a sample are uniform on the sphere instead of in angle.
+        eye: largest shift of the eye along each axis.
+        target, up: standard deviations of the shifts of the target and of the up vector.
         front, overhead: thresholds of `view_name`.
 
     Example:
@@ -172,25 +172,25 @@ class Ranges:
         wrong = [name for name, (low, high) in pairs.items() if low > high]
         inside = self.distance[0] > 0 and self.fov[0] > 0 and self.fov[1] < 180 and max(map(abs, self.elevation)) <= 90
         if wrong or not inside or not 0 <= self.spherical <= 1 or min(self.eye, self.target, self.up) < 0:
-            raise InvalidInput(f"no cameras can be drawn from {self}: give (lowest, highest), distances above 0, angles that exist")
+            raise InvalidInput(f"cameras need (lowest, highest), distances above 0, elevations in [-90, 90], 0 < fov < 180, got {self}")
 
     @classmethod
     def solids(cls) -> Ranges:
-        """Around the world of `modeseek.solids`: its distance and field of view, every azimuth, from its lowest view to its highest.
+        """Cameras for the `solids` prior: its distance and field of view, all azimuths, from its lowest elevation to its highest.
 
-        Its prior knows views up to 32 degrees, and from 55 degrees up as overhead ones: a view is overhead from half way between.
+        The prior was trained on elevations up to 32 degrees, and on overhead views from 55 degrees; the threshold is half way between.
         """
         at = cls(elevation=(8.0, 75.0), distance=(3.104, 3.296), fov=(40.0, 40.0), overhead=43.5)
         return replace(at, spherical=0.0, eye=0.0, target=0.0, up=0.0)
 
     @classmethod
     def solids_views(cls) -> tuple[Ranges, ...]:
-        """The views that the solids' prior was trained on and no others: front, both sides, back, and overhead around the front."""
+        """The views on which the `solids` prior was trained: front, both sides, back, and overhead near the front."""
         around = [replace(cls.solids(), azimuth=(at - 30.0, at + 30.0), elevation=(8.0, 32.0)) for at in (0, 90, 180, 270)]
         return (*around, replace(cls.solids(), azimuth=(-30.0, 30.0), elevation=(55.0, 75.0)))
 
     def draw(self, count: int, *, rng: torch.Generator) -> Cameras:
-        """`count` random cameras."""
+        """Sample `count` cameras."""
 
         def uniform(low: float, high: float, *size: int) -> Tensor:
             return low + (high - low) * torch.rand(*(size or (count,)), generator=rng, dtype=torch.float32)
@@ -212,15 +212,13 @@ class Ranges:
 
 
 def draw(distributions: Sequence[Ranges], count: int, *, rng: torch.Generator) -> Cameras:
-    """Random cameras of several distributions, in turn from a random one on, so that every `len(distributions)` views hold one of each.
+    """Sample cameras from several distributions in turn, from a random one on: `len(distributions)` views have one of each.
 
     Raises:
-        InvalidInput: no distribution, or fewer views than one.
+        InvalidInput: no distribution, or no view.
     """
     if count < 1 or len(distributions) == 0:
-        raise InvalidInput(
-            f"at least one camera distribution and one view are needed, got {len(distributions)} distributions and {count} views"
-        )
+        raise InvalidInput(f"cameras need at least one distribution and at least one view, got {len(distributions)} and {count}")
     if len(distributions) == 1:
         return distributions[0].draw(count, rng=rng)
     first = int(torch.randint(len(distributions), (), generator=rng))

@@ -1,17 +1,17 @@
-r"""What is where: density and albedo of points, the colour of the background, and normals.
+r"""The field of a NeRF: density and albedo of points, the colour of the background, and normals.
 
     raw(p)      = density head(features(p)) + blob(p)
-    density(p)  = softplus(raw)  or  exp(raw), whose gradient is cut off at raw = 15
+    density(p)  = softplus(raw)  or  exp(raw), with its gradient limited to that at raw = 15
     albedo(p)   = sigmoid(albedo head(features(p)))
     blob(p)     = scale (1 - |p| / width)                     "magic3d" (Lin et al. 2023, as threestudio's default)
                   scale exp(-|p|^2 / (2 width^2))             "dreamfusion" (Poole et al. 2022, appendix A.2)
-    normal(p)   = -unit(grad density(p))                      by autograd, or by differences along a tetrahedron's corners
+    normal(p)   = -unit(grad density(p))                      by autograd, or by finite differences at the corners of a tetrahedron
 
-A head is a perceptron 64 wide with one hidden layer and no bias (the paper's 64 nodes and 2 layers). The blob lets an empty field start
-as something in the middle. The background sees directions alone: a perceptron 16 wide on the nine real harmonics up to second order, or
-one learned colour.
+A head is a perceptron of width 64 with one hidden layer and no bias (the paper's 64 nodes and 2 layers). The blob gives an untrained field
+an object in the middle. The background depends on directions only: a perceptron of width 16 on the nine real spherical harmonics up to
+second order, or one learned colour.
 
-A `Volume` is all that the renderer and the mesh need of a field, so closed forms stand in for it in tests.
+The renderer and the mesh use a field through the protocol `Volume`, so tests replace it by closed forms.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from modeseek.representations.nerf.backends import Backend, encoding
 from modeseek.representations.nerf.hashgrid import HashGridSettings
 
 TETRAHEDRON = ((1.0, -1.0, -1.0), (-1.0, -1.0, 1.0), (-1.0, 1.0, -1.0), (1.0, 1.0, 1.0))
-RAW_LIMIT = 15.0  # exp is cut off there
-COLOUR_GAIN = 10.0  # a lone logit moves by the rate alone in a step of Adam, a network's output by far more
+RAW_LIMIT = 15.0  # the gradient of exp is limited from there on
+COLOUR_GAIN = 10.0  # a single logit moves by the learning rate in a step of Adam; the output of a network moves by far more
 Normals = Literal["autograd", "differences"]
 
 
@@ -48,19 +48,19 @@ class Volume(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class FieldSettings:
-    """A field's parts; the defaults are threestudio's for text-to-3-D.
+    """Settings of a field; the defaults are those of threestudio for text to 3-D.
 
     Args:
-        radius: half the side of the box that the field fills.
+        radius: half the side of the box that holds the field.
         grid: sizes of the hash grid.
         hidden: width of the heads.
-        layers: their hidden layers.
+        layers: hidden layers of the heads.
         activation: of the density.
-        blob: start of the density, or None.
-        blob_scale: its value in the middle, before the activation.
-        blob_width: where "magic3d" crosses 0; standard deviation of "dreamfusion".
-        background: "mlp", of the direction, or "constant".
-        colour: first colour of a constant background, inside (0, 1).
+        blob: term added to the raw density, or None.
+        blob_scale: value of the blob in the middle, before the activation.
+        blob_width: radius at which "magic3d" crosses 0; standard deviation of "dreamfusion".
+        background: "mlp" (a function of the direction) or "constant".
+        colour: initial colour of a constant background, inside (0, 1).
         backend: of the hash grid, see `backends`.
     """
 
@@ -78,7 +78,7 @@ class FieldSettings:
 
     def __post_init__(self) -> None:
         if min(self.radius, self.blob_width) <= 0 or min(self.hidden, self.layers) < 1 or not 0 < min(self.colour) <= max(self.colour) < 1:
-            raise InvalidInput(f"no field has {self}: sizes must be positive and colours inside (0, 1)")
+            raise InvalidInput(f"a field needs positive sizes and a colour inside (0, 1), got {self}")
         if self.activation not in ("softplus", "exp") or self.blob not in ("magic3d", "dreamfusion", None):
             raise InvalidInput(f"activation {self.activation!r} or blob {self.blob!r} is unknown: see FieldSettings")
         if self.background not in ("mlp", "constant"):
@@ -86,11 +86,11 @@ class FieldSettings:
 
 
 class Field(nn.Module):
-    """Hash grid, heads and background: a `Volume`.
+    """Hash grid, heads and background; a `Volume`.
 
     Args:
-        settings: its parts.
-        rng: of its first weights.
+        settings: sizes and parts.
+        rng: for the initial weights.
 
     Example:
         >>> made = Field(FieldSettings(grid=HashGridSettings.cpu()), rng=torch.Generator().manual_seed(0))
@@ -117,7 +117,7 @@ class Field(nn.Module):
         return self.settings.radius
 
     def use(self, step: int) -> None:
-        """Switch on the levels that a step has."""
+        """Enable the levels of the hash grid that are in use at a step."""
         self.grid.active = self.settings.grid.active(step)
 
     def features(self, points: Tensor) -> Tensor:
@@ -125,20 +125,20 @@ class Field(nn.Module):
         return self.grid(points / (2 * self.radius) + 0.5)
 
     def density(self, points: Tensor) -> Tensor:
-        """Density alone."""
+        """Density of points (n, 3): (n,)."""
         return self._density(points, self.features(points))
 
     def albedo(self, points: Tensor) -> Tensor:
-        """Albedo alone."""
+        """Albedo of points (n, 3): (n, 3)."""
         return self.albedo_head(self.features(points)).sigmoid()
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Density and albedo with one encoding."""
+        """Density and albedo of points, with one evaluation of the hash grid."""
         features = self.features(points)
         return self._density(points, features), self.albedo_head(features).sigmoid()
 
     def background(self, directions: Tensor) -> Tensor:
-        """Colour seen along unit directions that meet nothing."""
+        """Colour of the background along unit directions (n, 3): (n, 3)."""
         if self.settings.background == "constant":
             return (COLOUR_GAIN * self.colour).sigmoid().expand(len(directions), 3)
         return self.background_head(harmonics(directions)).sigmoid()
@@ -147,7 +147,7 @@ class Field(nn.Module):
         raw = self.density_head(features)[:, 0] + self._blob(points)
         if self.settings.activation == "softplus":
             return softplus(raw)
-        return (raw + (raw.clamp(max=RAW_LIMIT) - raw).detach()).exp()  # beyond the limit its gradient is that at the limit
+        return (raw + (raw.clamp(max=RAW_LIMIT) - raw).detach()).exp()  # above the limit, the gradient is that at the limit
 
     def _blob(self, points: Tensor) -> Tensor | float:
         scale, width, squared = self.settings.blob_scale, self.settings.blob_width, (points**2).sum(1)
@@ -157,7 +157,7 @@ class Field(nn.Module):
 
 
 def perceptron(widths: list[int], rng: torch.Generator) -> nn.Sequential:
-    """ReLU layers without biases, weights uniform within sqrt(1 / inputs) (PyTorch's own distribution), from `rng`."""
+    """ReLU layers without biases; weights from `rng`, uniform within sqrt(1 / inputs), PyTorch's default distribution."""
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(widths):
         layer = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=False)
@@ -174,16 +174,16 @@ def harmonics(directions: Tensor) -> Tensor:
 
 
 def difference_normals(density: Callable[[Tensor], Tensor], points: Tensor, *, step: float) -> Tensor:
-    """Normals from four more densities, exact to first order in `step`: (n, 3) -> (n, 3)."""
+    """Normals from four evaluations of the density, exact to first order in `step`: (n, 3) -> (n, 3)."""
     corners = points.new_tensor(TETRAHEDRON)
     values = density((points[None] + step * corners[:, None]).flatten(0, 1)).reshape(4, -1)
     return -normalize(values.T @ corners / (4 * step), dim=1, eps=1e-8)
 
 
-def seen(volume: Volume, points: Tensor, normals: Normals | None, *, step: float) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Density, albedo and, where asked for, normals of points; `step` is that of the differences.
+def evaluated(volume: Volume, points: Tensor, normals: Normals | None, *, step: float) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Density, albedo and optionally normals of points; `step` is the step of the finite differences.
 
-    Normals by autograd can themselves be differentiated wherever gradients are recorded.
+    Normals by autograd are differentiable while gradients are recorded.
     """
     if normals != "autograd":
         density, albedo = volume(points)

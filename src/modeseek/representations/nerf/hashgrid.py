@@ -3,15 +3,15 @@ r"""Multiresolution hash grid (Mueller et al. 2022, "Instant neural graphics pri
     level l: cells a side   N_l = round(base growth^l)
     vertex v of level l     entry v_x + (N_l + 1) v_y + (N_l + 1)^2 v_z         where (N_l + 1)^3 <= entries, no two share one
                             entry (v_x ^ 2654435761 v_y ^ 805459861 v_z) mod entries                          elsewhere
-    features(p)             sum over the 8 corners of p's cell of weight_corner table[entry_corner], all levels side by side
+    features(p)             sum over the 8 corners of p's cell of weight_corner table[entry_corner], concatenated over levels
 
-An entry has two features, read as one complex number, so that a gather and a scatter move both at once. All levels are one table and one
-gather a corner, level by level in memory. Measured on two CPU cores, forward and backward: 0.98 times a bare gather of the same entries and
-its backward for the small grid, 0.97 times for the published one (`benchmarks/nerf.py`). Nothing of size (points, corners,
-features) is kept for the backward pass: 8 bytes a corner and point are.
+An entry has two features, stored as one complex number, so that one gather or scatter moves both. All levels share one table, and there is
+one gather per corner, level by level in memory. Measured on two CPU cores, forward and backward: 0.98 times the time of a bare gather of
+the same entries and its backward pass for the small grid, 0.97 times for the published one (`benchmarks/nerf.py`). The backward pass needs
+8 bytes per corner and point, and no tensor of shape (points, corners, features).
 
-Points may have a gradient (normals by autograd): then plain operations are used that can be differentiated twice. What this is not:
-tiny-cuda-nn's grid shifts vertices by half a cell, and rounds N_l differently.
+If points require a gradient (normals by autograd), operations that can be differentiated twice are used. Do not confuse: tiny-cuda-nn's
+grid shifts vertices by half a cell and rounds N_l differently.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ PRIMES = (1, 2654435761, 805459861)
 
 @dataclass(frozen=True, kw_only=True)
 class HashGridSettings:
-    """Sizes of a hash grid, and when its levels join in; `HashGridSettings.cpu()` is the small one.
+    """Sizes of a hash grid and the schedule of its levels; `HashGridSettings.cpu()` is the small one.
 
     Args:
-        levels: their number.
-        log2_entries: entries a level at most, as a power of two.
-        base: cells a side of the coarsest level.
-        growth: ratio of neighbouring levels.
-        start: levels in use from the beginning; None: all.
+        levels: number of levels.
+        log2_entries: largest number of entries per level, as a power of two.
+        base: cells along each side of the coarsest level.
+        growth: ratio of cells between neighbouring levels.
+        start: levels in use from the first step; None: all.
         begin: step from which levels are added.
-        every: steps between two of them.
+        every: steps between two added levels.
     """
 
     levels: int = 16
@@ -53,9 +53,7 @@ class HashGridSettings:
     def __post_init__(self) -> None:
         starts = self.start is None or 1 <= self.start <= self.levels
         if min(self.levels, self.base, self.every) < 1 or not 1 <= self.log2_entries <= 24 or self.growth < 1 or not starts:
-            raise InvalidInput(
-                f"no hash grid has {self}: sizes are at least 1, growth too, log2_entries at most 24, start at most the number of levels"
-            )
+            raise InvalidInput(f"a hash grid needs sizes and a growth >= 1, log2_entries <= 24 and start <= levels, got {self}")
 
     @classmethod
     def cpu(cls) -> HashGridSettings:
@@ -64,7 +62,7 @@ class HashGridSettings:
 
     @property
     def cells(self) -> list[int]:
-        """Cells a side of each level."""
+        """Cells along each side, for each level."""
         return [round(self.base * self.growth**level) for level in range(self.levels)]
 
     def active(self, step: int) -> int:
@@ -80,15 +78,15 @@ class HashGridSettings:
 
 
 class HashGrid(nn.Module):
-    """Features of points in the unit cube: (n, 3) -> (n, 2 levels); points outside are moved to its faces.
+    """Features of points in the unit cube: (n, 3) -> (n, 2 levels); points outside are clamped to its faces.
 
     Args:
         settings: sizes.
-        rng: of the initial features, uniform within 1e-4 of 0.
+        rng: for the initial features, uniform in [-1e-4, 1e-4].
 
     Attributes:
         table: (entries of all levels, 2).
-        active: levels in use; the features of the others are 0 and cost nothing.
+        active: levels in use; the features of the others are 0 and cost no time.
 
     Example:
         >>> grid = HashGrid(HashGridSettings.cpu(), rng=torch.Generator().manual_seed(0))
@@ -135,16 +133,16 @@ class HashGrid(nn.Module):
         return nn.functional.pad(values, (0, self.features - values.shape[1]))
 
     def _entries(self, low: Tensor) -> Iterator[Tensor]:
-        """Rows of the table of the 8 corners of each cell, (levels n,) each: x fastest, then y, then z.
+        """Rows of the table for the 8 corners of each cell, (levels n,) each: x fastest, then y, then z.
 
-        Hashed levels come first in the table, each at a multiple of its length, so its start passes through the exclusive or.
+        Hashed levels come first in the table, each at a multiple of its length, so their start can be combined by the exclusive or.
         """
         dense = min(self.dense, self.active)
         side = (self.cells[:dense, None] + 1)[None] ** torch.arange(3, device=low.device)[:, None, None]  # (3, dense, 1)
         prime = torch.tensor(PRIMES, device=low.device)[:, None, None]
         plain, hashed = low[:, :dense] * side, low[:, dense:] * prime
         sums = [part.int() for part in (plain, plain + side)]
-        hashes = [part.int() & self.mask for part in (hashed, hashed + prime)]  # the lower bits are all that counts
+        hashes = [part.int() & self.mask for part in (hashed, hashed + prime)]  # only the lower bits are used
         at = self.starts[: self.active, None].int()
         for z in (0, 1):
             for y in (0, 1):
@@ -154,7 +152,7 @@ class HashGrid(nn.Module):
 
 
 def _weights(inside: Tensor) -> Iterator[Tensor]:
-    """Trilinear weights of the 8 corners from the place in the cell, (3, levels, n) in [0, 1]; in the order of `_entries`."""
+    """Trilinear weights of the 8 corners from positions inside the cell, (3, levels, n) in [0, 1], in the order of `_entries`."""
     pair = (1 - inside, inside)
     for z in (0, 1):
         for y in (0, 1):

@@ -1,18 +1,18 @@
 r"""A neural radiance field as a representation: forward gives images (views, 3, h, w) in [0, 1] from random cameras.
 
-    forward()  while training      draws cameras, a look and the rays' places for this call, updates the occupancy grid when it is due,
-                                   renders, attaches the regularisers to the image, counts the call
-    forward()  otherwise           the cameras of the last call again, rays through the middle of their intervals, nothing counted
+    forward()  in training         samples cameras, shading and ray offsets, updates the occupancy grid when it is due, renders,
+                                   attaches the regularisers to the images, counts the call
+    forward()  otherwise           renders the cameras of the last call, with samples in the middle of their intervals; counts nothing
 
-"Training" is `module.training` with gradients recorded, so images taken under `no_grad` between two steps change nothing. Everything
-random in a call comes from generators seeded by (seed, what for, number of the call): the state is the number of calls, beside the
-parameters and the occupancy grid, and a run that is resumed goes on to the same bits (on CUDA, scatters add in any order: ask PyTorch for
+"In training" means `module.training` with gradients recorded, so rendering under `no_grad` between two steps changes nothing. Every random
+number of a call comes from a generator seeded by (seed, purpose, number of the call). So the state of the module is the number of calls,
+the parameters and the occupancy grid, and a resumed run gives the same bits (on CUDA, scatters add in any order: use PyTorch's
 deterministic algorithms). `cameras` are those of the last call; their `names` extend the prompt.
 
-With several `ranks` each renders its share of the views of a call, and every one has all images; all the rest is the same everywhere.
+With several `ranks`, each renders its shard of the views of a call and gets all images; everything else is the same on every rank.
 
-A loop that takes several passes a step (`accumulate`) or keeps a target for several steps (`refresh`) must see the same cameras whenever
-it meets the same target: say so in `Views`.
+A loop with several passes per step (`accumulate`) or with a target that serves several steps (`refresh`) needs the same cameras each time
+it uses the same target: set both in `Views`.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from modeseek.scaling.ranks import ALONE, Ranks
 
 
 class NeRF(nn.Module):
-    """A volume to distil or to fit; see the module's page for what a call does.
+    """A volume to distil or to fit; the module's docstring says what a call does.
 
     Args:
-        settings: everything but the seed.
-        seed: of the first weights and of all that is random in calls.
+        settings: everything except the seed.
+        seed: for the initial weights and for all random numbers of calls.
 
     Attributes:
         field: density, albedo and background, a `Volume`.
-        occupancy: the grid, or None.
+        occupancy: the occupancy grid, or None.
         cameras: of the last call.
         calls: training calls so far.
-        ranks: the processes that share the views of a call; to be set where there are several.
+        ranks: the processes that divide the views of a call; set it if there are several.
 
     Example:
         >>> from modeseek.representations.nerf import FieldSettings, HashGridSettings, Views
@@ -76,7 +76,7 @@ class NeRF(nn.Module):
 
     @property
     def step(self) -> int:
-        """Optimiser steps so far: calls over passes."""
+        """Optimiser steps so far: calls divided by calls per step."""
         return self.calls // self.settings.views.accumulate
 
     @property
@@ -85,7 +85,7 @@ class NeRF(nn.Module):
         return self.settings.views.size_of(max(0, self.calls - 1))
 
     def forward(self, cameras: Cameras | None = None, size: tuple[int, int] | None = None) -> Tensor:
-        """Images: of the cameras and size given, or of those that this call draws."""
+        """Render images of the given cameras and size, or of those that this call samples."""
         if not (self.training and torch.is_grad_enabled()):
             seen = cameras if cameras is not None else self.cameras
             return self.ranks.divided(len(seen), lambda own: self.render(_some(seen, own), size).image)
@@ -99,14 +99,14 @@ class NeRF(nn.Module):
         return image
 
     def render(self, cameras: Cameras | None = None, size: tuple[int, int] | None = None, *, normals: bool = False) -> Rendering:
-        """Images and all that is known of them, without anything random or counted; `cameras` None: those of the last call."""
+        """Render without random numbers and without counting the call; `cameras` None: those of the last call."""
         cameras = cameras if cameras is not None else self.cameras
         return self._render(cameras, size, self._light(cameras, self.step, None), self.step, None, normals=normals)
 
     def groups(self, lr: float, *, background: float | None = None) -> list[dict[str, Any]]:
-        """Parameter groups for an optimiser: the volume at `rate`, the background at a share of it.
+        """Parameter groups for an optimiser: the volume at the learning rate `rate`, the background at `background` times it.
 
-        The share is 0.1 for a network (threestudio: 0.01 and 0.001) and 1 for a constant colour unless it is given.
+        By default that factor is 0.1 for a network (threestudio: 0.01 and 0.001) and 1 for a constant colour.
 
         Example:
             >>> nerf = NeRF.cpu()
@@ -128,7 +128,7 @@ class NeRF(nn.Module):
         self.cameras = self._drawn(max(0, self.calls - 1))
 
     def _rng(self, what: str, number: int) -> torch.Generator:
-        """A generator of its own for each use: PyTorch's on the CPU takes 32 bits of a seed."""
+        """A separate generator for each purpose and number; the CPU generator of PyTorch uses 32 bits of a seed."""
         digest = hashlib.blake2b(f"{self.seed} {what} {number}".encode(), digest_size=4).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
 
@@ -141,7 +141,7 @@ class NeRF(nn.Module):
         return None if self.settings.shading is None else self.settings.shading.draw(cameras, step, rng=rng)
 
     def _update(self) -> None:
-        """The occupancy grid, at the first call of a step it is due at."""
+        """Update the occupancy grid at the first call of a step at which it is due."""
         first = self.calls % self.settings.views.accumulate == 0
         if self.occupancy is not None and first and self.step % self.occupancy.every == 0:
             self.field.use(self.step)
@@ -149,10 +149,10 @@ class NeRF(nn.Module):
             self.occupancy.update(self.field, step_length=length, rng=self._rng("cells", self.step))
 
     def _shown(self, cameras: Cameras, own: slice, size: tuple[int, int], light: Light | None) -> Tensor:
-        """Images of some of a training call's views, with their part of the regularisers; chance is that of the whole call."""
+        """Render some of the views of a training call with their part of the regularisers; random numbers are those of the whole call."""
         height, width = size
         rng = self._rng("rays", self.calls)
-        torch.rand(own.start * height * width, generator=rng, dtype=torch.float32)  # the places of the rays of the views before
+        torch.rand(own.start * height * width, generator=rng, dtype=torch.float32)  # skip the offsets of the views before
         if light is not None:
             light = replace(light, direction=light.direction[own])
         alone = self.step < self.settings.background_first

@@ -1,11 +1,11 @@
-r"""Which cells of the box hold anything: an average that decays, compared with a threshold (Mueller et al. 2022, appendix C; nerfacc).
+r"""Occupancy grid: cells of the box above a threshold of optical depth (Mueller et al. 2022, appendix C; nerfacc).
 
-    level(cell) <- max(decay level(cell), density(a random point of the cell) step length)
+    level(cell) <- max(decay level(cell), density(a random point of the cell) * step length)
     occupied     = level > min(threshold, mean level)
 
-Every `every` steps all cells are asked (32^3 of them cost a sixteenth of 32768 densities a step; peers ask a random quarter). The random
-points come from the generator that the caller seeds with the step, so the grid is a function of the field's history alone. A grid that was
-never updated is full. The levels are part of a module's state.
+All cells are evaluated every `every` steps (with 32^3 cells and every = 16 that is 2048 densities per step; other packages evaluate a
+random quarter of the cells). The caller seeds the generator of the random points with the step, so the grid depends only on the history of
+the field. Before the first update all cells are occupied. The levels are part of the module's state.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ class Occupancy(nn.Module):
     """Occupied cells of the box [-radius, radius]^3.
 
     Args:
-        radius: half its side.
-        cells: a side.
+        radius: half the side of the box.
+        cells: number of cells along each side.
         every: steps between two updates.
-        decay: of the level a cell had.
-        threshold: optical depth of one rendering step from which a cell is occupied.
+        decay: factor on the level of a cell at each update.
+        threshold: optical depth of one rendering step above which a cell is occupied.
 
     Example:
         >>> grid = Occupancy(radius=1.0, cells=8)
-        >>> grid(torch.zeros(1, 3)), float(grid.share())
+        >>> grid(torch.zeros(1, 3)), float(grid.fraction())
         (tensor([True]), 1.0)
     """
 
@@ -46,24 +46,24 @@ class Occupancy(nn.Module):
         self.register_buffer("occupied", torch.ones(cells**3, dtype=torch.bool))
 
     def forward(self, points: Tensor) -> Tensor:
-        """Whether points (..., 3) are in occupied cells; those outside the box count for the nearest cell."""
+        """Whether points (..., 3) are in occupied cells; points outside the box belong to the nearest cell."""
         return self.at(points.unbind(-1))
 
     def at(self, coordinates: tuple[Tensor, ...]) -> Tensor:
-        """The same of x, y and z apart: no stacked copy of a large lattice."""
+        """The same for x, y and z as separate tensors, which avoids a stacked copy of a large lattice."""
         index: Tensor | int = 0
         for coordinate in coordinates:
             cell = ((coordinate + self.radius) * (self.cells / (2 * self.radius))).int().clamp(0, self.cells - 1)
             index = index * self.cells + cell
         return self.occupied.index_select(0, index.flatten()).reshape(coordinates[0].shape)  # type: ignore[union-attr]
 
-    def share(self) -> Tensor:
-        """Share of the box that is occupied."""
+    def fraction(self) -> Tensor:
+        """Fraction of the box that is occupied."""
         return self.occupied.float().mean()
 
     @torch.no_grad()
     def update(self, volume: Volume, *, step_length: float, rng: torch.Generator) -> None:
-        """Ask the field at a random point of each cell, and decide anew what is occupied."""
+        """Evaluate the density at a random point of each cell and update what is occupied."""
         ticks = torch.arange(self.cells, device=self.level.device)
         corners = torch.cartesian_prod(ticks, ticks, ticks)
         inside = torch.rand(len(corners), 3, generator=rng, dtype=torch.float32).to(self.level)

@@ -1,14 +1,15 @@
-r"""What keeps a distilled volume from fog, floaters and inside-out surfaces, and when.
+r"""Regularisers of a distilled volume, against diffuse density, floaters and inverted surfaces, with schedules of their weights.
 
-    orientation   mean over covered rays of sum_i w_i max(0, normal_i . direction)^2   Verbin et al. 2022 (Ref-NeRF) eq. 11; w_i held fixed
-    sparsity      mean sqrt(o^2 + 0.01)                                                as threestudio codes it (after Hedman et al. 2021)
-    opaque        mean -o log o - (1 - o) log(1 - o), o cut to [0.001, 0.999]          entropy: opacities near 0 or 1
+    orientation   mean over covered rays of sum_i w_i max(0, normal_i . direction)^2   Verbin et al. 2022 (Ref-NeRF) eq. 11; w_i detached
+    sparsity      mean sqrt(o^2 + 0.01)                                                as in threestudio (after Hedman et al. 2021)
+    opaque        mean -o log o - (1 - o) log(1 - o), o clamped to [0.001, 0.999]      entropy: opacities near 0 or 1
     variance      mean over rays with o > 0.5 of the variance of the distance          Zhu et al. 2024 (HiFA), z-variance
 
-A weight is a number, or a line (start_step, start, end, end_step), constant before and after, or a longer chain of lines (start_step,
-start, v1, step1, v2, step2, ...). Weights are relative to a loss that is a mean over views; gradients of `modeseek` are a loss summed over
-them, so the penalty counts once a view. Where processes share the views, each divides its own sum by the count of all (`Total`), so that
-their terms add up. `attach` adds the penalty to whatever loss the images will go into: a loop that only knows images needs no more.
+A weight is a number, a linear schedule (start_step, start, end, end_step) that is constant before and after, or a piecewise linear one
+(start_step, start, v1, step1, v2, step2, ...). Weights are relative to a loss that is a mean over views. The gradients of `modeseek` are
+those of a loss summed over views, so the penalty is multiplied by the number of views. If several processes divide the views, each divides
+its local sum by the total count (`Total`), so that the terms of all processes add up. `attach` adds the penalty to the backward pass of the
+images, so a loop that only handles images needs no change.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ from modeseek.representations.nerf.rendering import Rendering
 
 Weight = float | tuple[float, ...]
 Total = Callable[[Tensor], Tensor]
-"""From a count in this rendering to that in all renderings of a batch; with one rendering the same."""
+"""From a count in this rendering to the count in all renderings of a batch; the identity for one rendering."""
 
 
 def weight_at(weight: Weight, step: int) -> float:
-    """A weight's value at a step.
+    """Return the value of a weight at a step.
 
     Raises:
-        InvalidInput: a chain of the wrong length, or whose steps do not increase.
+        InvalidInput: a schedule of the wrong length, or whose steps do not increase.
 
     Example:
         >>> [weight_at((1000, 0.0, 10.0, 5000), step) for step in (0, 3000, 9000)], weight_at(0.5, 7)
@@ -42,10 +43,10 @@ def weight_at(weight: Weight, step: int) -> float:
     if not isinstance(weight, tuple):
         return float(weight)
     if len(weight) < 4 or len(weight) % 2:
-        raise InvalidInput(f"a weight's line is (start_step, start, end, end_step[, next, next_step, ...]), got {weight}")
+        raise InvalidInput(f"a schedule of a weight is (start_step, start, end, end_step[, next, next_step, ...]), got {weight}")
     steps, values = (weight[0], *weight[3::2]), (weight[1], *weight[2::2])
     if any(later <= earlier for earlier, later in itertools.pairwise(steps)):
-        raise InvalidInput(f"the steps of a weight's line must increase, got {steps}")
+        raise InvalidInput(f"the steps of the schedule of a weight must increase, got {steps}")
     for (begin, first), (end, last) in itertools.pairwise(zip(steps, values, strict=True)):
         if step < end:
             return first + (last - first) * max(0.0, (step - begin) / (end - begin))
@@ -61,7 +62,7 @@ def _mean(values: Tensor, total: Total) -> Tensor:
 
 
 def orientation(rendering: Rendering, total: Total = _here) -> Tensor:
-    """Weight of samples that face away from the camera."""
+    """Penalty on samples whose normals face away from the camera."""
     if rendering.sample_normals is None:
         raise InvalidInput("orientation needs normals: render with normals=True")
     away = (rendering.sample_normals * rendering.directions[rendering.samples.ray]).sum(1).clamp_min(0)
@@ -80,7 +81,7 @@ def opaque(rendering: Rendering, total: Total = _here) -> Tensor:
 
 
 def variance(rendering: Rendering, total: Total = _here) -> Tensor:
-    """Mean variance of the distance on the rays that meet something."""
+    """Mean variance of the distance on rays with an opacity above one half."""
     solid = rendering.opacity.detach() > 0.5
     return (rendering.variance * solid).sum() / total(solid.sum()).clamp_min(1)
 
@@ -90,7 +91,7 @@ TERMS = {"orientation": orientation, "sparsity": sparsity, "opaque": opaque, "va
 
 @dataclass(frozen=True, kw_only=True)
 class Regularisers:
-    """Weights of the terms; `Regularisers.threestudio()` are those of its DreamFusion.
+    """Weights of the terms; `Regularisers.threestudio()` has those of its DreamFusion.
 
     Example:
         >>> Regularisers.threestudio().needs_normals(500), Regularisers.threestudio().needs_normals(1500)
@@ -112,16 +113,16 @@ class Regularisers:
         return cls(orientation=(1000, 0.0, 10.0, 5000), sparsity=1.0)
 
     def weights(self, step: int) -> dict[str, float]:
-        """The weights that are not 0 at a step."""
+        """Weights that are not 0 at a step, by name."""
         found = {term.name: weight_at(getattr(self, term.name), step) for term in fields(self)}
         return {name: value for name, value in found.items() if value}
 
     def needs_normals(self, step: int) -> bool:
-        """Whether a rendering at that step must hold normals."""
+        """Whether the rendering of a step must have normals."""
         return "orientation" in self.weights(step)
 
     def penalty(self, rendering: Rendering, step: int, total: Total = _here) -> Tensor:
-        """The weighted sum at a step, a scalar."""
+        """Weighted sum of the terms at a step, a scalar."""
         terms = [value * TERMS[name](rendering, total) for name, value in self.weights(step).items()]
         return torch.stack(terms).sum() if terms else rendering.image.new_zeros(())
 
@@ -138,7 +139,7 @@ class _Attach(torch.autograd.Function):
 
 
 def attach(image: Tensor, penalty: Tensor) -> Tensor:
-    """The image, whose backward pass also descends `penalty`, once a pass and whatever gradient the image is given.
+    """Return the image with the gradient of `penalty` added to its backward pass, whatever the gradient of the image is.
 
     Example:
         >>> x = torch.tensor([2.0], requires_grad=True)

@@ -1,17 +1,17 @@
-r"""Volume rendering (Max 1995; Mildenhall et al. 2020) of the samples that lie in occupied cells, packed ray after ray.
+r"""Volume rendering (Max 1995; Mildenhall et al. 2020) of the samples in occupied cells, packed ray by ray.
 
-    depth of sample i   tau_i = density_i length_i            intervals tile the ray from entering the box to leaving it
-    light that reaches  T_i = exp(-sum_{j<i} tau_j)           a cumulative sum over all rays at once, less each ray's start
+    depth of sample i   tau_i = density_i length_i            intervals cover the ray from where it enters the box to where it leaves
+    transmittance       T_i = exp(-sum_{j<i} tau_j)           a cumulative sum over all rays, minus its value at the start of each ray
     weight              w_i = T_i (1 - exp(-tau_i))
     opacity, colour     o = sum w_i,   c = sum w_i colour_i + (1 - o) background
     distance, variance  d = sum w_i t_i / o,   sum w_i (t_i - d)^2 / o
     colour_i            albedo_i, or shade_i albedo_i, or shade_i ("textureless")
     shade_i             ambient + (1 - ambient) max(0, normal_i . light)                              Lambertian
 
-A sample lies in its interval at the ray's own random place (stratified) or in the middle. Of a constant density the opacity is exact
-whatever the number of samples, 1 - exp(-density thickness). Cost: the lattice of all intervals is only compared with the occupancy grid;
-the field sees the occupied ones, or, with `visible`, those of them that light reaches. With `chunk` the field's activations are thrown
-away and computed again in the backward pass, so many samples at a time; only the packed samples are kept.
+A sample lies in its interval at a random offset that is shared along a ray (stratified), or in the middle. For a constant density the
+opacity is exact with any number of samples: 1 - exp(-density thickness). Cost: all intervals are compared with the occupancy grid; the
+field is evaluated at the occupied ones, or, with `visible`, at those with enough transmittance. With `chunk` the activations of the field
+are recomputed in the backward pass, that many samples at a time (gradient checkpointing); only the packed samples stay in memory.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from torch.utils.checkpoint import checkpoint
 
 from modeseek.core.errors import InvalidInput
 from modeseek.representations.nerf.cameras import Cameras
-from modeseek.representations.nerf.field import Normals, Volume, seen
+from modeseek.representations.nerf.field import Normals, Volume, evaluated
 from modeseek.representations.nerf.occupancy import Occupancy
 
 LATTICE = 2**21  # intervals compared with the occupancy grid at a time
@@ -40,9 +40,9 @@ class March:
 
     Args:
         samples: intervals over the diagonal of the box.
-        visible: samples that no more than this share of light reaches are left out, found by a pass without gradients; 0: none.
-        chunk: samples whose activations are held at a time; None: all.
-        normals: how they are found where they are needed.
+        visible: samples with at most this transmittance are left out; they are found by a pass without gradients. 0 leaves none out.
+        chunk: samples whose activations are in memory at a time; None: all.
+        normals: how normals are computed where they are needed.
     """
 
     samples: int = 512
@@ -54,7 +54,7 @@ class March:
         if self.samples < 1 or not 0 <= self.visible < 1 or (self.chunk is not None and self.chunk < 1):
             raise InvalidInput(f"a march needs at least one sample, visible in [0, 1) and a chunk of at least one, got {self}")
         if self.normals not in ("autograd", "differences"):
-            raise InvalidInput(f"normals {self.normals!r} are unknown: choose autograd or differences")
+            raise InvalidInput(f"normals={self.normals!r} is unknown: choose autograd or differences")
 
     def step(self, radius: float) -> float:
         """Length of an interval in the box [-radius, radius]^3."""
@@ -63,12 +63,12 @@ class March:
 
 @dataclass(frozen=True)
 class Light:
-    """What the colour of a sample is made of.
+    """The shading of a call.
 
     Attributes:
-        look: "albedo", "shaded", or "textureless" (shade alone).
-        direction: (views, 3) unit vectors towards each view's light; unused by "albedo".
-        ambient: share of light that comes from everywhere.
+        look: "albedo", "shaded", or "textureless" (the shade without the albedo).
+        direction: (views, 3) unit vectors towards the light of each view; not used by "albedo".
+        ambient: fraction of ambient light.
     """
 
     look: Look
@@ -78,7 +78,7 @@ class Light:
 
 @dataclass(frozen=True)
 class Packed:
-    """Samples of many rays, one ray after the other, in order along each: ray (s,), distance (s,), length (s,); `rays` in all."""
+    """Samples of `rays` rays, sorted by ray and by distance: ray (s,), distance (s,), length (s,)."""
 
     ray: Tensor
     distance: Tensor
@@ -86,18 +86,18 @@ class Packed:
     rays: int
 
     def select(self, kept: Tensor) -> Packed:
-        """Some of the samples, by a mask or a slice."""
+        """Return the samples of a mask or a slice."""
         return Packed(self.ray[kept], self.distance[kept], self.length[kept], self.rays)
 
 
 @dataclass(frozen=True)
 class Rendering:
-    """Images of a volume and what they were made of; h and w in pixels, s samples.
+    """Images of a volume and the samples behind them; h and w in pixels, s samples.
 
     Attributes:
         image: (views, 3, h, w).
-        opacity, depth, variance: (views, 1, h, w); the last two are of the distance along the ray, 0 where nothing is.
-        normals: (views, 3, h, w), sum of w_i normal_i; None where they were not needed.
+        opacity, depth, variance: (views, 1, h, w); depth and variance are of the distance along the ray, 0 where the opacity is 0.
+        normals: (views, 3, h, w), sum of w_i normal_i; None if they were not needed.
         samples: the packed samples.
         weights: (s,).
         sample_normals: (s, 3) or None.
@@ -126,17 +126,17 @@ def render(
     normals: bool = False,
     rng: torch.Generator | None = None,
 ) -> Rendering:
-    """Images of a volume.
+    """Render images of a volume.
 
     Args:
-        volume: what is where; anything outside its box is background.
+        volume: density, albedo and background; outside its box there is only background.
         cameras: n views.
         size: (height, width).
         march: how rays are sampled.
-        occupancy: the cells to look into; None: all.
+        occupancy: the cells to sample; None: all.
         light: None: albedo.
-        normals: whether to find them even though the light needs none.
-        rng: of each ray's random place in its intervals; None: the middle.
+        normals: whether to compute normals where the light needs none.
+        rng: for the random offset of each ray in its intervals; None: the middle.
     """
     origins, directions = (part.flatten(0, 2) for part in cameras.rays(size))
     jitter = None if rng is None else torch.rand(len(origins), generator=rng, dtype=torch.float32).to(origins)
@@ -146,9 +146,9 @@ def render(
         packed = marched(origins, directions, radius=volume.radius, samples=march.samples, jitter=jitter, occupancy=occupancy)
         if march.visible:
             packed = packed.select(reached(volume, packed, origins, directions) > march.visible)
-    ask = lambda points: seen(volume, points, wanted, step=march.step(volume.radius) / 4)  # noqa: E731
+    evaluate = lambda points: evaluated(volume, points, wanted, step=march.step(volume.radius) / 4)  # noqa: E731
     points = origins[packed.ray] + packed.distance[:, None] * directions[packed.ray]
-    density, albedo, found = in_chunks(ask, points, march.chunk)
+    density, albedo, found = in_chunks(evaluate, points, march.chunk)
     colour = albedo
     if light is not None and found is not None and look != "albedo":
         towards = light.direction.to(found)[packed.ray // (size[0] * size[1])]
@@ -158,7 +158,7 @@ def render(
 
 
 def box(origins: Tensor, directions: Tensor, radius: float) -> tuple[Tensor, Tensor]:
-    """Distances at which rays enter and leave the box [-radius, radius]^3, entering at 0 from inside; equal where they miss it."""
+    """Distances at which rays enter and leave the box [-radius, radius]^3: 0 for an origin inside, equal for a ray that misses the box."""
     safe = torch.where(directions.abs() < 1e-9, 1e-9, directions)
     first, second = (-radius - origins) / safe, (radius - origins) / safe
     near = torch.minimum(first, second).amax(-1).clamp_min(0)
@@ -168,7 +168,7 @@ def box(origins: Tensor, directions: Tensor, radius: float) -> tuple[Tensor, Ten
 def marched(
     origins: Tensor, directions: Tensor, *, radius: float, samples: int, jitter: Tensor | None, occupancy: Occupancy | None
 ) -> Packed:
-    """The samples of rays (n, 3) that lie in occupied cells."""
+    """Samples of rays (n, 3) in occupied cells."""
     near, far = box(origins, directions, radius)
     step = 2 * math.sqrt(3) * radius / samples
     place = torch.full_like(near, 0.5) if jitter is None else jitter
@@ -177,7 +177,7 @@ def marched(
         block = slice(begin, begin + max(1, LATTICE // samples))
         count = int(((far[block] - near[block]) / step).ceil().max())
         start = near[block, None] + step * torch.arange(count, device=near.device)
-        length = (far[block, None] - start).clamp(max=step)  # the last interval of a ray ends where it leaves
+        length = (far[block, None] - start).clamp(max=step)  # the last interval ends where the ray leaves the box
         distance = start + place[block, None] * length
         kept = length > 1e-6 * step
         if occupancy is not None:
@@ -189,15 +189,15 @@ def marched(
 
 
 def light_before(depth: Tensor, ray: Tensor) -> Tensor:
-    """T_i of packed samples with optical depths (s,): exp of minus the sum over the samples before it on its ray."""
-    exact = torch.float32 if depth.device.type == "mps" else torch.float64  # sums over all rays at once; that device has no more
+    """Transmittance T_i of packed samples with optical depths (s,): exp(-sum of the depths before it on the same ray)."""
+    exact = torch.float32 if depth.device.type == "mps" else torch.float64  # sums run over all rays; mps has no float64
     before = depth.to(exact).cumsum(0) - depth
-    first = torch.searchsorted(ray, ray)  # of the same ray: they are sorted
+    first = torch.searchsorted(ray, ray)  # first sample of the same ray; rays are sorted
     return (before.index_select(0, first) - before).to(depth).exp()
 
 
 def reached(volume: Volume, packed: Packed, origins: Tensor, directions: Tensor) -> Tensor:
-    """T_i of each sample."""
+    """Transmittance of each sample."""
     densities = [
         volume.density(origins[part.ray] + part.distance[:, None] * directions[part.ray])
         for part in (
@@ -208,15 +208,15 @@ def reached(volume: Volume, packed: Packed, origins: Tensor, directions: Tensor)
 
 
 def in_chunks(
-    ask: Callable[[Tensor], tuple[Tensor, Tensor, Tensor | None]], points: Tensor, chunk: int | None
+    evaluate: Callable[[Tensor], tuple[Tensor, Tensor, Tensor | None]], points: Tensor, chunk: int | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """`ask` of all points, or of so many at a time without keeping its activations."""
+    """Call `evaluate` on all points, or on `chunk` points at a time with gradient checkpointing."""
     if chunk is None or len(points) <= chunk:
-        return ask(points)
+        return evaluate(points)
     if torch.is_grad_enabled():
-        parts = [checkpoint(ask, part, use_reentrant=False, preserve_rng_state=False) for part in points.split(chunk)]
+        parts = [checkpoint(evaluate, part, use_reentrant=False, preserve_rng_state=False) for part in points.split(chunk)]
     else:
-        parts = [ask(part) for part in points.split(chunk)]
+        parts = [evaluate(part) for part in points.split(chunk)]
     density, albedo, normals = zip(*parts, strict=True)
     return torch.cat(density), torch.cat(albedo), None if normals[0] is None else torch.cat(normals)
 
@@ -249,5 +249,5 @@ def _composite(
 
 
 def _image(values: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """(views h w, channels) as (views, channels, h, w)."""
+    """(views h w, channels) -> (views, channels, h, w)."""
     return values.reshape(*shape, -1).permute(0, 3, 1, 2)

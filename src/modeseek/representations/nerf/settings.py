@@ -1,4 +1,4 @@
-"""All of a NeRF but its seed: what a call looks at, under which light, on which grids; with the paper's preset and a small one."""
+"""Settings of a NeRF: field, views, ray marching, shading, occupancy and regularisers, with the paper's preset and a small one."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Views:
     """The images of one call.
 
     Args:
-        count: views a call.
+        count: views per call.
         size: (height, width).
-        low: (height, width, step): another size until that step, or until the first draw of cameras after it; None: one size throughout.
-        distributions: what cameras are drawn from, in turn.
-        accumulate: calls a step, as the loop's.
-        refresh: steps for which the same cameras come again, as the loop's.
+        low: (height, width, step): another size before that step; it changes with the first new cameras from that step on. None: one size.
+        distributions: distributions of the cameras, used in turn.
+        accumulate: calls per step; must equal that of the loop.
+        refresh: steps that use the same cameras; must equal that of the loop.
     """
 
     count: int = 1
@@ -41,7 +41,7 @@ class Views:
             raise InvalidInput(f"views need a positive count, size, accumulate and refresh, and a distribution of cameras, got {self}")
 
     def index(self, call: int) -> int:
-        """Number of the draw of cameras that a call sees.
+        """Index of the cameras that a call uses.
 
         Example:
             >>> [Views(accumulate=2, refresh=3).index(call) for call in range(8)]
@@ -51,7 +51,7 @@ class Views:
         return call // cached * self.accumulate + call % self.accumulate
 
     def size_of(self, call: int) -> tuple[int, int]:
-        """(height, width) of a call's images, the same for all that share their cameras.
+        """(height, width) of the images of a call, the same for all calls with the same cameras.
 
         Example:
             >>> [Views(low=(32, 32, 3), refresh=2).size_of(call) for call in range(5)]
@@ -63,14 +63,14 @@ class Views:
 
 @dataclass(frozen=True, kw_only=True)
 class Shading:
-    """Which look a call has: albedo alone until `begin`, then shaded with a probability, some of it without texture (Poole et al. 2022).
+    """Random shading: albedo before the step `begin`, then shaded with some probability, partly without texture (Poole et al. 2022).
 
     Args:
         begin: first step that may be shaded.
-        shaded: probability of it then.
-        textureless: share of the shaded calls that show the shade alone.
-        ambient: share of the light that comes from everywhere.
-        light: direction towards a light fixed in the world, (x, y, z); None: towards a random place around the camera, eye + N(0, I).
+        shaded: probability that a call is shaded from then on.
+        textureless: probability that a shaded call shows the shade without the albedo.
+        ambient: fraction of ambient light.
+        light: direction towards a light that is fixed in the world, (x, y, z); None: towards a random point near the camera, eye + N(0, I).
     """
 
     begin: int = 2001
@@ -81,10 +81,10 @@ class Shading:
 
     def __post_init__(self) -> None:
         if not all(0 <= value <= 1 for value in (self.shaded, self.textureless, self.ambient)):
-            raise InvalidInput(f"the probabilities and the ambient share of a shading are in [0, 1], got {self}")
+            raise InvalidInput(f"shading needs probabilities and an ambient fraction in [0, 1], got {self}")
 
     def draw(self, cameras: Cameras, step: int, *, rng: torch.Generator | None) -> Light:
-        """The light of a call; without a generator albedo, or the light that every call has."""
+        """Sample the light of a call. Without a generator: albedo, or shaded if every call is."""
         coins = torch.rand(2, generator=rng, dtype=torch.float32) if rng is not None else torch.tensor([self.shaded < 1, True])
         shaded = step >= self.begin and bool(coins[0] < self.shaded)
         look: Look = "albedo" if not shaded else "textureless" if bool(coins[1] < self.textureless) else "shaded"
@@ -96,7 +96,7 @@ class Shading:
 
 @dataclass(frozen=True, kw_only=True)
 class Cells:
-    """The occupancy grid, as `Occupancy` takes it: cells a side, steps between updates, decay, threshold of the optical depth."""
+    """Arguments of `Occupancy`: cells along each side, steps between updates, decay, threshold of the optical depth."""
 
     cells: int = 32
     every: int = 16
@@ -106,13 +106,13 @@ class Cells:
 
 @dataclass(frozen=True, kw_only=True)
 class NeRFSettings:
-    """All of a NeRF but its seed; `paper()` and `cpu()` are the presets.
+    """Settings of a NeRF except its seed; `paper()` and `cpu()` are the presets.
 
     Args:
-        field, views, march, shading, regularisers: its parts.
-        occupancy: None: the whole box is sampled.
-        background_first: steps in which the background alone is learned. Before one that has not its colour yet, air of that colour
-            explains the images as well, and opaque air gets no gradient that would clear it again.
+        field, views, march, shading, regularisers: settings of the parts.
+        occupancy: of the occupancy grid; None: the whole box is sampled.
+        background_first: number of first steps that optimise the background only. While the background has not reached its colour, density
+            of that colour fits the images equally well, and once it is opaque no gradient removes it.
 
     Example:
         >>> NeRFSettings.paper().views.size, NeRFSettings.cpu().views.count
@@ -128,12 +128,12 @@ class NeRFSettings:
     background_first: int = 0
 
     def shortened(self, steps: int) -> NeRFSettings:
-        """For a run of `steps`: a twelfth of them at most goes to the background alone."""
+        """Settings for a run of `steps`, of which at most a twelfth optimise the background only."""
         return replace(self, background_first=min(self.background_first, steps // 12))
 
     @classmethod
     def paper(cls) -> NeRFSettings:
-        """The paper's NeRF (512 x 512, one view a step) with what it leaves to threestudio as that has it for DreamFusion."""
+        """The paper's NeRF (512 x 512, one view per step); what the paper leaves open is as in threestudio's DreamFusion."""
         return cls(
             field=FieldSettings(radius=2.0, grid=HashGridSettings(start=8)),
             views=Views(size=(512, 512)),
@@ -144,10 +144,10 @@ class NeRFSettings:
 
     @classmethod
     def cpu(cls) -> NeRFSettings:
-        """Small, for the world of `modeseek.solids`: four views of 64 x 64 a step, its cameras, one background colour.
+        """A small NeRF for the `solids` prior: four views of 64 x 64 per step, its cameras, one background colour.
 
-        The images of that world have one light, fixed in the world, so the albedo holds the shade and no normals are needed. In the
-        second half of a run what no image needs is cleared away: air of the background's colour, most of all before a dark one.
+        The training images of that prior have one light that is fixed in the world, so the albedo includes the shade and no normals are
+        needed. In the second half of a run, sparsity and opacity remove floaters that match the background.
         """
         return cls(
             field=FieldSettings(radius=1.05, grid=HashGridSettings.cpu(), hidden=32, background="constant"),
