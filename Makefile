@@ -4,7 +4,7 @@ BIN := .venv/bin
 OUT ?= runs
 WORKERS ?= 2
 
-.PHONY: setup demo test docs lint browser bench clean
+.PHONY: setup demo test check docs lint browser bench clean
 
 setup: .venv/ready
 
@@ -20,11 +20,17 @@ demo: setup
 	$(BIN)/modeseek run demo --workers $(WORKERS) --out $(OUT)
 	$(BIN)/modeseek image "a red cube on a blue cylinder" --seeds 2 --out $(OUT)/demo/image
 
-test: setup lint browser
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+# The tests proper: under seven minutes on two cores.
+test: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not browser and not gpu"
+
+# Everything else: lint, types, slow tests, pages in a browser, documentation, benchmarks, examples, notebooks, the wheel.
+check: setup lint browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "(slow or browser) and not gpu"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir .venv/site
 	$(BIN)/python benchmarks/run.py --quick
 	for example in examples/*.py; do $(BIN)/python $$example || exit 1; done
+	$(BIN)/python -m build --wheel --outdir .venv/dist . > /dev/null && $(BIN)/python tools/check_wheel.py .venv/dist
 
 lint: setup
 	$(BIN)/ruff format --check --quiet .

@@ -5,8 +5,8 @@ import sys
 
 import torch
 
-from modeseek.distillation.loop import distill
-from modeseek.distillation.recipes import RECIPES, build
+from modeseek.distillation import distill
+from modeseek.distillation.recipes import RECIPES, build_gradient
 from modeseek.priors.solids import solids_prior
 from modeseek.representations import Pixels
 
@@ -19,7 +19,7 @@ def prepare(batch):
 
 
 def loop(prior, prompts, pixels, steps):
-    sds = build(RECIPES["sds"], prior, prompts, guidance=3.0)
+    sds = build_gradient(RECIPES["sds"], prior, prompts, guidance=3.0)
     for _ in distill(pixels, sds, steps=steps, encode=prior.encode):
         pass
 

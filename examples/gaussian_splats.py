@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import torch
 
-from modeseek.distillation.loop import distill
-from modeseek.distillation.recipes import RECIPES, build
+from modeseek.distillation import distill
+from modeseek.distillation.recipes import RECIPES, build_gradient
 from modeseek.priors.solids import solids_prior
 from modeseek.representations.nerf import Cameras
 from modeseek.solids.scoring import scorer
@@ -72,7 +72,7 @@ cameras = Cameras.orbit([0.0, 90.0, 180.0], 20.0)
 prompts = [f"a red cube on a blue cylinder, white background, {name} view" for name in cameras.names]
 splats, prior = Splats(cameras), solids_prior(device=DEVICE)
 recipe = replace(RECIPES["msd"], steps=60, sampler_steps=10, refresh=15, bandwidth=(6.0, 1.0), first=20.0)
-msd = build(recipe, prior, prompts, guidance=3.0)
+msd = build_gradient(recipe, prior, prompts, guidance=3.0)
 before = scorer().similarity(splats().detach().cpu(), prompts).mean()
 loop = distill(splats, msd, steps=60, lr=0.06, encode=prior.encode, decode=prior.decode, space="image", refresh=15)
 for step in loop:

@@ -2,8 +2,8 @@
 
 import torch
 
-from modeseek.distillation.loop import distill
-from modeseek.distillation.recipes import RECIPES, build
+from modeseek.distillation import distill
+from modeseek.distillation.recipes import RECIPES, build_gradient
 from modeseek.priors.solids import solids_prior
 from modeseek.solids.scoring import scorer
 
@@ -31,7 +31,7 @@ class Discs(torch.nn.Module):
 
 prompt = "a red sphere, white background, front view"
 discs, prior = Discs(), solids_prior()
-msd = build(RECIPES["msd"], prior, [prompt], guidance=3.0)
+msd = build_gradient(RECIPES["msd"], prior, [prompt], guidance=3.0)
 before = scorer().similarity(discs().detach(), [prompt])
 for step in distill(discs, msd, steps=150, lr=0.03, encode=prior.encode, decode=prior.decode, space="image", refresh=25):
     if step.index % 50 == 0:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from modeseek.distillation.loop import distill
-from modeseek.distillation.recipes import RECIPES, build
+from modeseek.distillation import distill
+from modeseek.distillation.recipes import RECIPES, build_gradient
 from modeseek.priors.solids import solids_prior
 from modeseek.solids.scoring import scorer
 
@@ -71,7 +71,7 @@ def signed_distance(corners):
 prompt = "a yellow mushroom, navy background, front view"
 shapes, prior = Shapes(), solids_prior()
 recipe = replace(RECIPES["msd"], steps=90, sampler_steps=15, refresh=18)
-msd = build(recipe, prior, [prompt], guidance=3.0)
+msd = build_gradient(recipe, prior, [prompt], guidance=3.0)
 before = scorer().similarity(shapes().detach(), [prompt])
 loop = distill(shapes, msd, steps=90, lr=0.1, encode=prior.encode, decode=prior.decode, space="image", refresh=18)
 for step in loop:

@@ -24,11 +24,12 @@ from PIL import Image
 from modeseek.cli import main
 from modeseek.core.errors import InvalidInput, OutputError, RankLost
 from modeseek.core.files import read_state
-from modeseek.distillation.recipes import varied
+from modeseek.distillation.recipes import get_recipe
+from modeseek.distillation.recommend import VIEW_RECIPES
 from modeseek.priors.sharded import ShardedPrior, sharded
 from modeseek.representations.nerf import NeRF
 from modeseek.scaling.ranks import ALONE, Ranks, started
-from modeseek.tasks.text_to_3d import OBJECT_RECIPES, ObjectRun, steps_of, volume_of
+from modeseek.tasks.text_to_3d import ObjectRun, steps_of, volume_of
 from modeseek.tasks.text_to_image import PriorChoice, distilled
 
 pytestmark = pytest.mark.filterwarnings("ignore::modeseek.core.errors.PromptCut")
@@ -71,14 +72,14 @@ def found(case, prior, checkpoint, ranks=ALONE):
 def descended(case, prior, checkpoint, ranks):
     if case in IMAGES:
         method, changes, seeds, kind = IMAGES[case]
-        recipe = varied(method, steps=STEPS, optimiser="sgd", lr=1e-2, **changes)
+        recipe = get_recipe(method, steps=STEPS, optimiser="sgd", lr=1e-2, **changes)
         prompts = ["a red cube"] * seeds if method == "vsd" else ["a red cube", "blue", "a sphere"][:seeds]
         made, steps = distilled(
             prior, prompts, recipe, guidance=3.0, seeds=range(seeds), representation=kind, checkpoint=checkpoint, ranks=ranks
         )
     else:
         method, views, rich = OBJECTS[case]
-        recipe = varied(method, recipes=OBJECT_RECIPES, steps=STEPS, sampler_steps=2, lr=1e-3)
+        recipe = get_recipe(method, recipes=VIEW_RECIPES, steps=STEPS, sampler_steps=2, lr=1e-3)
         run = ObjectRun(prompt="a red cube", prior=PriorChoice(name="tiny"), recipe=recipe, views=views)
         made = enriched(volume_of(run, prior)) if rich else volume_of(run, prior)
         steps = steps_of(run, prior, made, checkpoint=checkpoint, ranks=ranks)

@@ -9,9 +9,11 @@ import torch
 from modeseek.cli import main
 from modeseek.core.errors import Degenerate, InvalidInput, OutputError
 from modeseek.core.files import read_state
-from modeseek.distillation.recipes import varied
+from modeseek.distillation.interface import resized
+from modeseek.distillation.recipes import get_recipe
+from modeseek.distillation.recommend import VIEW_RECIPES
 from modeseek.priors.view_dependent import ViewDependentPrior
-from modeseek.tasks.text_to_3d import OBJECT_RECIPES, ObjectRun, distill_object, reopened, resized, steps_of, volume_of
+from modeseek.tasks.text_to_3d import ObjectRun, distill_object, reopened, steps_of, volume_of
 from modeseek.tasks.text_to_image import PriorChoice
 
 pytestmark = pytest.mark.filterwarnings("ignore::modeseek.core.errors.PromptCut")
@@ -19,7 +21,7 @@ SMALL = {"steps": 30, "refresh": 3, "sampler_steps": 2}
 
 
 def tiny_run(folder, **changes):
-    recipe = varied("msd", recipes=OBJECT_RECIPES, **{**SMALL, **changes})
+    recipe = get_recipe("msd", recipes=VIEW_RECIPES, **{**SMALL, **changes})
     return ObjectRun(prompt="a red cat", prior=PriorChoice(name=str(folder)), recipe=recipe, views=2)
 
 
@@ -71,9 +73,9 @@ def test_export_needs_neither_the_prior_nor_the_device(pipeline_folder, tmp_path
     assert {path.name for path in out.glob("mesh.*")} == {"mesh.glb", "mesh.obj", "mesh.ply"}
 
 
-@pytest.mark.parametrize("method", list(OBJECT_RECIPES))
+@pytest.mark.parametrize("method", list(VIEW_RECIPES))
 def test_every_method(pipeline_folder, method):
-    recipe = varied(method, recipes=OBJECT_RECIPES, steps=2, sampler_steps=2)
+    recipe = get_recipe(method, recipes=VIEW_RECIPES, steps=2, sampler_steps=2)
     run = ObjectRun(prompt="a cat", prior=PriorChoice(name=str(pipeline_folder("sd1"))), recipe=recipe, views=1)
     prior = run.prior.open()
     steps = list(steps_of(run, prior, volume_of(run, prior)))
@@ -143,7 +145,7 @@ def test_cameras_stay_as_long_as_a_target(pipeline_folder):
 
 @pytest.mark.parametrize("method", ["msd", "vsd", "sds"])
 def test_images_grow_with_their_cameras(pipeline_folder, method):
-    recipe = varied(method, recipes=OBJECT_RECIPES, steps=6, sampler_steps=2, refresh=2)
+    recipe = get_recipe(method, recipes=VIEW_RECIPES, steps=6, sampler_steps=2, refresh=2)
     run = ObjectRun(prompt="a cat", prior=PriorChoice(name=str(pipeline_folder("sd1"))), recipe=recipe, views=1, size=12, low=(8, 3))
     prior = run.prior.open()
     nerf, sizes = volume_of(run, prior), []

@@ -12,7 +12,7 @@ import yaml
 from torch import nn
 
 from modeseek.core.errors import InvalidInput, MissingPackage, NonFiniteError
-from modeseek.distillation.recipes import RECIPES, build
+from modeseek.distillation.recipes import RECIPES, build_gradient
 from modeseek.gradients.cached import CachedTarget
 from modeseek.integrations import threestudio as integration
 from modeseek.integrations.prompt_embeddings import resized
@@ -144,7 +144,7 @@ def test_gradient_is_our_own(make, prior, name):
     found["loss_sds"].backward()
     recipe = integration.recipe_of(guidance.cfg)
     prompts = [PROMPTS["front"], PROMPTS["side"]]
-    gradient = build(recipe, prior, prompts, guidance=4.0, seed=5)
+    gradient = build_gradient(recipe, prior, prompts, guidance=4.0, seed=5)
 
     def encode(image):
         return prior.encode(resized(image, (16, 16)))
@@ -190,7 +190,7 @@ def test_latents(make, prior):
     guidance = make(recipe="sds")
     latent = image(channels=4)
     guidance(latent, PromptUtils(prior), **cameras(), rgb_as_latents=True)["loss_sds"].backward()
-    gradient = build(integration.recipe_of(guidance.cfg), prior, [PROMPTS["front"], PROMPTS["side"]], guidance=7.5)
+    gradient = build_gradient(integration.recipe_of(guidance.cfg), prior, [PROMPTS["front"], PROMPTS["side"]], guidance=7.5)
     expected = gradient(latent.detach().permute(0, 3, 1, 2), progress=0.0, rng=rng_of(0, 0)).gradient / 2
     torch.testing.assert_close(latent.grad.permute(0, 3, 1, 2), expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(InvalidInput, match="space: latent"):

@@ -22,9 +22,13 @@ from .densities import GaussianMixture as GaussianMixture
 from .densities import fractal as fractal
 from .densities import pinwheel as pinwheel
 from .densities import spiral as spiral
-from .distillation.loop import Step as Step
-from .distillation.loop import Stop as Stop
-from .distillation.loop import distill as distill
+from .distillation import RECIPES as RECIPES
+from .distillation import VIEW_RECIPES as VIEW_RECIPES
+from .distillation import Recipe as Recipe
+from .distillation import Step as Step
+from .distillation import Stop as Stop
+from .distillation import distill as distill
+from .distillation import recommend as recommend
 from .gradients import CFD as CFD
 from .gradients import CSD as CSD
 from .gradients import DDS as DDS

@@ -54,12 +54,12 @@ class Sample(Prompted):
 
 def image(command: Image) -> None:
     """Run `modeseek image`."""
-    from modeseek.distillation.recipes import varied
+    from modeseek.distillation.recipes import get_recipe
     from modeseek.scaling.ranks import started
     from modeseek.tasks.text_to_image import ImageRun, distill_images
 
     names = ("steps", "guidance", "noise", "space", "refresh", "samples", "sampler_steps", "interval", "lr")
-    recipe = varied(command.method, **{name: getattr(command, name) for name in names})
+    recipe = get_recipe(command.method, **{name: getattr(command, name) for name in names})
     chosen: dict[str, Any] = {"prompt": command.prompt, "negative": command.negative, "prior": prior_choice(command), "recipe": recipe}
     chosen |= {"seeds": tuple(range(command.seeds)), "representation": command.representation, "seed": command.seed}
     out = run_folder(command.out, "image", command.prompt, command.method)

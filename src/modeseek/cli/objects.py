@@ -55,13 +55,14 @@ class Export:
 
 def object_3d(command: Object) -> None:
     """Run `modeseek 3d`."""
-    from modeseek.distillation.recipes import varied
+    from modeseek.distillation.recipes import get_recipe
+    from modeseek.distillation.recommend import PAPER_VIEW_RECIPES, VIEW_RECIPES
     from modeseek.scaling.ranks import started
-    from modeseek.tasks.text_to_3d import OBJECT_RECIPES, PAPER_RECIPES, ObjectRun, distill_object
+    from modeseek.tasks.text_to_3d import ObjectRun, distill_object
 
     names = ("steps", "guidance", "sampler_steps", "refresh", "lr")
-    recipes = PAPER_RECIPES if command.preset == "paper" else OBJECT_RECIPES
-    recipe = varied(command.method, recipes=recipes, **{name: getattr(command, name) for name in names})
+    recipes = PAPER_VIEW_RECIPES if command.preset == "paper" else VIEW_RECIPES
+    recipe = get_recipe(command.method, recipes=recipes, **{name: getattr(command, name) for name in names})
     chosen: dict[str, Any] = {"prompt": command.prompt, "negative": command.negative, "prior": prior_choice(command), "recipe": recipe}
     chosen |= {"preset": command.preset, "views": command.views, "perp_neg": command.perp_neg, "seed": command.seed}
     chosen |= {"size": command.size, "low": command.low}

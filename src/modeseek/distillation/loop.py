@@ -86,7 +86,7 @@ class Learns(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
-def distill(
+def optimise(
     representation: nn.Module,
     gradient: Gradient,
     *,
@@ -142,7 +142,7 @@ def distill(
         >>> from modeseek import MSD, Points, LinearBandwidth, fractal
         >>> from modeseek.product.samplers import ExactSampler
         >>> points = Points(torch.tensor([[0.5, 0.5]]))
-        >>> for step in distill(points, MSD(denoiser=fractal("A"), sampler=ExactSampler(steps=5)), steps=3):
+        >>> for step in optimise(points, MSD(denoiser=fractal("A"), sampler=ExactSampler(steps=5)), steps=3):
         ...     pass
         >>> step.index, step.calls
         (2, 24.0)

@@ -48,7 +48,8 @@ class Recipe:
         samples: Monte-Carlo samples an estimate.
         timesteps: highest and lowest t: of the distribution of SDS, SJC and VSD, of SDI's schedule, of the levels of MSD's samplers.
         sampler_steps: sampler steps of a draw; inversion steps of SDI.
-        bandwidth: first and last bandwidth of MSD's exponential schedule: a standard deviation in x; "msd-split": in timesteps.
+        bandwidth: first and last bandwidth of MSD's exponential schedule, a standard deviation per coordinate in units of the data's
+            (`ImagePrior.data_std`); "msd-split": in timesteps.
         first: bandwidth of MSD's very first draw, where it differs.
         interval: t between which guidance and kernel of "msd-split" act; (999, 0): everywhere.
         scaling: of the noise of the centre of "msd-split", by inversion: "text": to the level of the state that it pulls, as section 4.3
@@ -110,7 +111,7 @@ RECIPES: dict[str, Recipe] = {
 """By name; `modeseek image --method NAME`. How "msd" was found is in docs/results.md."""
 
 
-def varied(name: str, *, recipes: dict[str, Recipe] = RECIPES, **changes: Any) -> Recipe:
+def get_recipe(name: str, *, recipes: dict[str, Recipe] = RECIPES, **changes: Any) -> Recipe:
     """The recipe called `name` with the changes that are not None.
 
     Raises:
@@ -128,7 +129,7 @@ def scale_of(recipe: Recipe, prior: ImagePrior, guidance: float | None = None) -
     return prior.default_guidance if guidance is None else guidance
 
 
-def build(
+def build_gradient(
     recipe: Recipe, prior: ImagePrior, prompts: Sequence[str], *, guidance: float | None = None, negative: str = "", seed: int = 0
 ) -> Gradient:
     """The recipe's gradient on `prior`, for one prompt an object.
@@ -137,7 +138,7 @@ def build(
         recipe: what to build.
         prior: the model.
         prompts: one an object.
-        guidance: scale s where the recipe leaves it open; None: the prior's default.
+        guidance: scale s where the recipe states none; None: the prior's own.
         negative: prompt to guide away from.
         seed: of fixed noise and of VSD's LoRA.
 
@@ -146,22 +147,27 @@ def build(
             into it.
     """
     table = stable_diffusion_levels().sigmas
-    for name, (first, last) in (("timesteps", recipe.timesteps), ("interval", recipe.interval)):
-        if not 999 >= first > last >= 0:
-            raise InvalidInput(f"{name} must descend within 999 to 0, got {(first, last)}")
-    high, low = (float(table[t]) for t in recipe.timesteps)
-    low = max(low, prior.sigmas[0])
+    for name, (highest_t, lowest_t) in (("timesteps", recipe.timesteps), ("interval", recipe.interval)):
+        if not 999 >= highest_t > lowest_t >= 0:
+            raise InvalidInput(f"{name} must descend within 999 to 0, got {(highest_t, lowest_t)}")
+    unit = prior.data_std
+    high, low = (unit * float(table[t]) for t in recipe.timesteps)
+    low, high = max(low, prior.sigmas[0]), min(high, prior.sigmas[1])
+    if not low < high:
+        lowest, highest = prior.sigmas
+        raise InvalidInput(f"timesteps {recipe.timesteps} lie outside the noise levels of this prior, {lowest:g} to {highest:g}")
     scale, opposite = scale_of(recipe, prior, guidance), negative or None
     denoiser = prior.denoiser(prompts, guidance=scale, negative=opposite)
     stochastic: dict[str, Any] = {"samples": recipe.samples, "noise": recipe.noise, "seed": seed}
     top = min(prior.sigmas[1], 80.0)
     start, end = recipe.bandwidth
+    first = recipe.first or start
     if recipe.method in ("sds", "sjc"):
         levels = NoiseLevels(low=low, high=high, distribution="timestep", weight="dreamfusion" if recipe.method == "sds" else "eps")
         return (SDS if recipe.method == "sds" else SJC)(denoiser=denoiser, levels=levels, **stochastic)
     if recipe.method == "vsd":
         levels = NoiseLevels(low=low, high=high, distribution="timestep", weight="dreamfusion")
-        late = replace(levels, high=float(table[500]))
+        late = replace(levels, high=min(high, unit * float(table[500])))
         auxiliary = prior.auxiliary(prompts, seed=seed)
         return VSD(denoiser=denoiser, auxiliary=auxiliary, levels=levels, late_levels=late, learning_rate=recipe.lora_lr, **stochastic)
     if recipe.method == "sdi":
@@ -173,7 +179,7 @@ def build(
         if limited and prior.distilled:
             words = "this model has its guidance distilled into it, which cannot be limited to an interval of noise levels"
             raise InvalidInput(f"{words}: give interval=(999, 0), or --interval 999 0")
-        interval = (float(table[recipe.interval[1]]), float(table[recipe.interval[0]])) if limited else EVERYWHERE
+        interval = (unit * float(table[recipe.interval[1]]), unit * float(table[recipe.interval[0]])) if limited else EVERYWHERE
         guided = prior.denoiser(prompts, guidance=scale, negative=opposite, interval=interval)
         split = SplitSampler(
             steps=recipe.sampler_steps,
@@ -186,7 +192,7 @@ def build(
         )
         return MSD(denoiser=guided, bandwidth=ExponentialBandwidth(start=start, end=end), sampler=split, **stochastic)
     draw = ProximalSampler(steps=recipe.sampler_steps, sigma_min=low, sigma_max=top, data_std=prior.data_std, spread=SPREAD)
-    bandwidth = AdaptiveBandwidth(first=recipe.first or start, start=start, end=end, reach=0.0)
+    bandwidth = AdaptiveBandwidth(first=unit * first, start=unit * start, end=unit * end, reach=0.0)
     if recipe.method == "msd-proximal":
         return MSD(denoiser=denoiser, bandwidth=bandwidth, sampler=draw, **stochastic)
     first_draw = (recipe.sampler_steps - 1) / max(recipe.steps - 1, 1)

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from modeseek.core.errors import InvalidInput, MissingPackage, NonFiniteError
-from modeseek.distillation.recipes import RECIPES, Recipe, build
+from modeseek.distillation.recipes import RECIPES, Recipe, build_gradient
 from modeseek.gradients.cached import CachedTarget
 from modeseek.integrations.prompt_embeddings import Moment, PromptEmbeddingPrior, resized
 from modeseek.priors.pipelines.loading import Dtype, load_prior
@@ -156,7 +156,9 @@ class Guidance:
         self.step, self.passes = 0, 0
         self.views: list[Tensor] | None = None
         prompted = PromptEmbeddingPrior(prior=prior, moment=self.moment)
-        self.gradient: Any = build(recipe, prompted, ["the prompt of the moment"], guidance=self.cfg.guidance_scale, seed=self.cfg.seed)
+        self.gradient: Any = build_gradient(
+            recipe, prompted, ["the prompt of the moment"], guidance=self.cfg.guidance_scale, seed=self.cfg.seed
+        )
         self.cached = CachedTarget(self.gradient, space=recipe.space, refresh=recipe.refresh, encode=self._encode, decode=self._decode)
         if self.cfg.keep_state:
             learner = {"gradient": self.gradient} if hasattr(self.gradient, "adapt") else {}

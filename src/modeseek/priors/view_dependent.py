@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from modeseek.core.denoiser import Denoiser
+from modeseek.core.errors import InvalidInput
 from modeseek.core.guidance import EVERYWHERE, Interval, PerpNeg
 from modeseek.priors.base import ImagePrior
 
@@ -25,7 +26,7 @@ class ViewDependentPrior:
 
     Args:
         prior: the model.
-        names: the views of the moment, asked at each call.
+        names: returns the view names of the current batch; called at each evaluation.
         azimuths: for Perp-Neg: where their cameras stand, in degrees; None: classifier-free guidance alone.
     """
 
@@ -39,7 +40,7 @@ class ViewDependentPrior:
     def denoiser(
         self, prompts: Sequence[str], *, guidance: float | None = None, negative: Any = None, interval: Interval = EVERYWHERE
     ) -> Denoiser:
-        """D that is asked for the views of the moment; prompts are encoded once for each combination of views met.
+        """D of the current views; prompts are encoded once for each combination of views.
 
         With Perp-Neg a call costs five network passes an item in place of two.
         """
@@ -48,7 +49,10 @@ class ViewDependentPrior:
         def of(names: Sequence[str], scale: float | None) -> Denoiser:
             key = (tuple(names), scale)
             if key not in known:
-                extended = [f"{prompt}, {name} view" for prompt, name in zip(prompts, names, strict=True)]
+                each = list(prompts) * len(names) if len(prompts) == 1 else prompts  # one prompt serves all views
+                if len(each) != len(names):
+                    raise InvalidInput(f"{len(prompts)} prompts for {len(names)} views: give one prompt, or one for each view")
+                extended = [f"{prompt}, {name} view" for prompt, name in zip(each, names, strict=True)]
                 known[key] = self.prior.denoiser(extended, guidance=scale, negative=negative, interval=interval)
             return known[key]
 
@@ -57,7 +61,7 @@ class ViewDependentPrior:
             if self.azimuths is None:
                 return of(names, guidance)(x, sigma)
             weights = [perp_neg_weights(float(azimuth), name) for azimuth, name in zip(self.azimuths(), names, strict=True)]
-            others = [of([side] * len(prompts), 1.0) for side in ("front", "side")]
+            others = [of([side] * len(names), 1.0) for side in ("front", "side")]
             pushed = PerpNeg(
                 denoiser=of(names, 1.0),
                 weaker=of(names, 0.0),

@@ -16,7 +16,7 @@ from modeseek.core.guidance import Guided
 from modeseek.core.sampling import ddim
 from modeseek.core.schedules import AdaptiveBandwidth, LinearBandwidth, karras
 from modeseek.densities import EmpiricalDensity, GaussianMixture, fractal, pinwheel, spiral
-from modeseek.distillation.loop import distill
+from modeseek.distillation import distill
 from modeseek.gradients import MSD, SDI, SDS, VSD, Estimate, Gradient, NoiseLevels
 from modeseek.metrics import mmd, modes_reached, negative_log_likelihood, outlier_rate, precision_recall
 from modeseek.priors import EnergyNet, embedded

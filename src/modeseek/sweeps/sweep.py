@@ -21,12 +21,13 @@ from modeseek.core.errors import InvalidInput, OutputError
 from modeseek.core.files import read_object, write_json
 from modeseek.core.identity import digest
 from modeseek.distillation.recipes import RECIPES, Recipe, scale_of
+from modeseek.distillation.recommend import PAPER_VIEW_RECIPES, VIEW_RECIPES
 from modeseek.plots.images import save_image
 from modeseek.sweeps.cells import AnyCell, Result, cell_path, load
 from modeseek.sweeps.frugal import FrugalPrior
 from modeseek.sweeps.worker import opened
 from modeseek.tasks.run_folder import CurveLog, lines_before
-from modeseek.tasks.text_to_3d import OBJECT_RECIPES, PAPER_RECIPES, ObjectRun, distill_object
+from modeseek.tasks.text_to_3d import ObjectRun, distill_object
 from modeseek.tasks.text_to_image import PriorChoice, RepresentationName, distilled, images_of
 
 Task = Literal["image", "3d"]
@@ -196,7 +197,7 @@ def methods_of(names: Sequence[str], task: Task, *, preset: str = "cpu", **chang
     Raises:
         InvalidInput: an unknown method, or a setting that recipes do not have.
     """
-    recipes = RECIPES if task == "image" else PAPER_RECIPES if preset == "paper" else OBJECT_RECIPES
+    recipes = RECIPES if task == "image" else PAPER_VIEW_RECIPES if preset == "paper" else VIEW_RECIPES
     found = []
     for name in names:
         if name not in recipes:

@@ -24,35 +24,21 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from modeseek.core.errors import Degenerate, InvalidInput, OutputError, WeightsError
 from modeseek.core.files import read_object, read_state, write_json
 from modeseek.core.identity import digest
-from modeseek.distillation.loop import Step, distill
-from modeseek.distillation.recipes import Recipe, build, scale_of
+from modeseek.distillation import Step
+from modeseek.distillation.interface import optimise_recipe
+from modeseek.distillation.recipes import Recipe, scale_of
+from modeseek.distillation.recommend import VIEW_RECIPES
 from modeseek.plots.images import save_animation, save_image, save_sheet, tiled
 from modeseek.priors.base import ImagePrior
-from modeseek.priors.sharded import sharded
-from modeseek.priors.view_dependent import ViewDependentPrior
 from modeseek.representations.nerf import Cameras, NeRF, NeRFSettings, Ranges, degenerate, extract_mesh
 from modeseek.scaling.ranks import ALONE, Ranks
 from modeseek.tasks.run_folder import CurveLog, claimed, header, plain_config, write_lines
 from modeseek.tasks.text_to_image import PriorChoice
 
-OURS = Recipe(method="msd-proximal", space="image", steps=250, lr=0.06, schedule="cosine", sampler_steps=5, refresh=5, bandwidth=(3.0, 0.4))
-OBJECT_RECIPES: dict[str, Recipe] = {
-    "msd": OURS,
-    "msd-persistent": replace(OURS, method="msd-persistent", refresh=1),
-    "msd-published": Recipe(method="msd-split", steps=250, lr=0.02, schedule="cosine", bandwidth=(1e3, 1e-2)),
-    "sds": Recipe(method="sds", steps=250, lr=0.02, schedule="cosine"),
-    "vsd": Recipe(method="vsd", steps=250, lr=0.02, schedule="cosine"),
-    "sdi": Recipe(method="sdi", steps=250, lr=0.02, schedule="cosine", timesteps=(980, 250)),
-}
-"""By name, for the small volume; `modeseek 3d --method NAME`. In as few steps the rate must be higher than the paper's, and fall. Residuals
-through the encoder bear a third of ours: at 0.08 SDS makes fog."""
-PAPER_RECIPES = {name: replace(recipe, steps=10_000, lr=1e-2, schedule="constant") for name, recipe in OBJECT_RECIPES.items()}
-"""The same with the paper's optimiser, for the paper's volume."""
 PREVIEWS = 20
 PATIENCE = 3  # previews in a row at which an object may be empty or fog before its run is stopped
 TURNTABLE = 24
@@ -78,7 +64,7 @@ class ObjectRun:
     prompt: str
     negative: str = ""
     prior: PriorChoice = field(default_factory=PriorChoice)
-    recipe: Recipe = OBJECT_RECIPES["msd"]
+    recipe: Recipe = VIEW_RECIPES["msd"]
     preset: Literal["cpu", "paper"] = "cpu"
     views: int | None = None
     size: int | None = None
@@ -117,34 +103,22 @@ def untrained_nerf(run: ObjectRun, image_size: tuple[int, int] | None) -> NeRF:
     return NeRF(replace(settings, views=views).shortened(run.recipe.steps), seed=run.seed)
 
 
-def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Images at the size a prior takes, bilinear where theirs differs."""
-    return image if image.shape[-2:] == size else interpolate(image, size=size, mode="bilinear", antialias=True)
-
-
 def steps_of(
     run: ObjectRun, prior: ImagePrior, nerf: NeRF, *, checkpoint: Path | None = None, identity: str | None = None, ranks: Ranks = ALONE
 ) -> Iterator[Step]:
-    """The loop of a run on its NeRF; `ranks` share the views of a step."""
-    nerf.ranks, shared = ranks, sharded(prior, ranks)
-    azimuths = (lambda: nerf.cameras.azimuth) if run.perp_neg else None
-    viewed = ViewDependentPrior(prior=shared, names=lambda: nerf.cameras.names, azimuths=azimuths)
+    """The optimisation loop of a run on its NeRF; `ranks` share the views of a step."""
     if run.perp_neg and getattr(getattr(prior, "family", None), "guidance", "classifier-free") != "classifier-free":
         raise InvalidInput("Perp-Neg needs a model with classifier-free guidance; this one has its guidance built in or none")
-    prompts = [run.prompt] * nerf.settings.views.count
-    gradient = build(run.recipe, viewed, prompts, negative=run.negative, seed=run.seed)
-    ranks.summed(getattr(gradient, "optimiser", None))
-    return distill(
+    nerf.ranks = ranks
+    return optimise_recipe(
         nerf,
-        gradient,
-        steps=run.recipe.steps,
+        prior,
+        [run.prompt] * nerf.settings.views.count,
+        run.recipe,
+        negative=run.negative,
+        views=lambda: nerf.cameras.names,
+        azimuths=(lambda: nerf.cameras.azimuth) if run.perp_neg else None,
         optimiser=partial(_optimiser, nerf),
-        lr=run.recipe.lr,
-        schedule=run.recipe.schedule,
-        encode=lambda image: shared.encode(resized(image, prior.image_size)),
-        decode=(lambda x: resized(shared.decode(x), nerf.size)) if run.recipe.space == "image" else None,
-        space=run.recipe.space,
-        refresh=run.recipe.refresh,
         seed=run.seed,
         checkpoint=checkpoint,
         identity=identity,

@@ -26,13 +26,13 @@ from modeseek.core.files import write_json
 from modeseek.core.identity import digest, folder_digest
 from modeseek.core.sampling import ddim
 from modeseek.core.schedules import sampling_levels
-from modeseek.distillation.loop import Step, distill
-from modeseek.distillation.recipes import RECIPES, Recipe, build, scale_of
+from modeseek.distillation import Step
+from modeseek.distillation.interface import optimise_recipe
+from modeseek.distillation.recipes import RECIPES, Recipe, scale_of
 from modeseek.plots import Curve, save_curves
 from modeseek.plots.images import save_animation, save_image, save_sheet, tiled
 from modeseek.priors.base import ImagePrior
 from modeseek.priors.pipelines import load_prior
-from modeseek.priors.sharded import sharded
 from modeseek.priors.solids import ASSETS, solids_prior
 from modeseek.representations import CoordinateMLP, Latents, Pixels
 from modeseek.scaling.ranks import ALONE, Ranks
@@ -142,24 +142,15 @@ def distilled(
     Raises:
         InvalidInput: a recipe in image space on free latents.
     """
-    if representation == "latents" and recipe.space == "image":
-        raise InvalidInput("free latents are no images: choose space=latent, or the representation mlp or pixels")
     made = canvas(representation, prior, seeds)
-    shared = sharded(prior, ranks)
-    gradient = build(recipe, shared, prompts, guidance=guidance, negative=negative, seed=seed)
-    ranks.spread(made)
-    ranks.summed(getattr(gradient, "optimiser", None))
-    steps = distill(
+    steps = optimise_recipe(
         made,
-        gradient,
-        steps=recipe.steps,
-        optimiser=recipe.optimiser,
-        lr=recipe.lr,
-        schedule=recipe.schedule,
-        encode=None if representation == "latents" else shared.encode,
-        decode=shared.decode if recipe.space == "image" else None,
-        space=recipe.space,
-        refresh=recipe.refresh,
+        prior,
+        prompts,
+        recipe,
+        guidance=guidance,
+        negative=negative,
+        latents=representation == "latents",
         seed=seed,
         checkpoint=checkpoint,
         identity=identity,

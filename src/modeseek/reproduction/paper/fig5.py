@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from modeseek.distillation.recipes import RECIPES, Recipe, build
+from modeseek.distillation.recipes import RECIPES, Recipe, build_gradient
 from modeseek.plots.images import save_sheet
 from modeseek.reproduction.experiment import Experiment, Settings
 from modeseek.reproduction.image_cells import prompts_of, shown, to_stored
@@ -60,7 +60,7 @@ class BandwidthCell:
             image = images_of(made, prior)
             arrays[f"image {k}"] = to_stored(image)
             for bandwidth in BANDWIDTHS:
-                gradient = build(
+                gradient = build_gradient(
                     replace(self.recipe, bandwidth=(bandwidth, bandwidth)), prior, [self.prompt] * DRAWS, guidance=guidance, seed=self.seed
                 )
                 x = prior.encode(image).detach().expand(DRAWS, -1, -1, -1).contiguous()

@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 
+from modeseek.distillation.recommend import PAPER_VIEW_RECIPES, VIEW_RECIPES
 from modeseek.metrics.bootstrap import bootstrap_error
 from modeseek.reproduction.experiment import Experiment, Settings
 from modeseek.reproduction.image_methods import METHODS, equal_calls
 from modeseek.reproduction.object_cells import DistilledObject, FittedObject, TrueObject, prompts_of
 from modeseek.reproduction.tables import write_results
 from modeseek.sweeps.cells import Cell, Result
-from modeseek.tasks.text_to_3d import OBJECT_RECIPES, PAPER_RECIPES, ObjectRun
+from modeseek.tasks.text_to_3d import ObjectRun
 
 FIT_STEPS = 500
 COLUMNS = ["IoU", "PSNR", "SSIM", "Chamfer", "F-score", "mesh", "front", "back"]
@@ -42,7 +43,7 @@ def cells(settings: Settings) -> list[Cell]:
     places = [(prompt, settings.seed * 1000 + k) for k in range(seeds) for prompt in prompts]
     rows = [(name, method, "as published, equal calls") for name, method in METHODS] + [("msd", "MSD", "ours, equal calls")]
     found: list[Cell] = []
-    recipes = OBJECT_RECIPES if _preset(settings) == "cpu" else PAPER_RECIPES
+    recipes = VIEW_RECIPES if _preset(settings) == "cpu" else PAPER_VIEW_RECIPES
     for name, method, row in rows:
         recipe = recipes[name] if steps is None else replace(recipes[name], steps=steps)
         recipe = equal_calls(recipe, recipe.steps)  # a call a step and view

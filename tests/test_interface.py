@@ -1,0 +1,119 @@
+"""`modeseek.distill` with a prior and a prompt: the same numbers as the recipe in the loop, every setting by keyword, typos refused."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import modeseek
+from modeseek import RECIPES, VIEW_RECIPES, InvalidInput, recommend
+from modeseek.distillation.loop import optimise
+from modeseek.distillation.recipes import build_gradient, get_recipe
+
+FEW = {"steps": 3, "sampler_steps": 2, "refresh": 2}
+
+
+class Flat(torch.nn.Module):
+    """A renderer of two images of one colour each."""
+
+    def __init__(self, size=(32, 32), count=2, channels=3):
+        super().__init__()
+        self.colours = torch.nn.Parameter(torch.linspace(0.2, 0.8, count * channels).reshape(count, channels, 1, 1))
+        self.size = size
+
+    def forward(self):
+        return self.colours.expand(-1, -1, *self.size)
+
+
+@pytest.fixture
+def prior(pipeline_folder):
+    return modeseek.load_prior(pipeline_folder("sd1"), image_size=(32, 32))
+
+
+@pytest.fixture(scope="module")
+def solids():
+    return modeseek.load_prior("solids")
+
+
+def final(steps):
+    *_, last = steps
+    return last
+
+
+@pytest.mark.parametrize("method", ["msd", "sds", "sdi"])
+def test_equals_the_recipe_in_the_loop(prior, method):
+    renderer, same = Flat(), Flat()
+    step = final(modeseek.distill(renderer, prior, "a cat", method=method, seed=3, **FEW))
+    recipe = get_recipe(method, **FEW)
+    gradient = build_gradient(recipe, prior, ["a cat"], seed=3)
+    settings = {"optimiser": recipe.optimiser, "lr": recipe.lr, "schedule": recipe.schedule, "space": recipe.space, "refresh": 2}
+    other = final(optimise(same, gradient, steps=3, seed=3, encode=prior.encode, decode=prior.decode, **settings))
+    assert step.calls == other.calls > 0
+    assert_close(renderer.colours, same.colours, rtol=0, atol=0)
+
+
+def test_one_prompt_serves_the_batch_and_a_list_gives_one_each(prior):
+    runs = {}
+    for name, prompt in {"one": "a cat", "same twice": ["a cat", "a cat"], "two": ["a cat", "a dog"]}.items():
+        renderer = Flat()
+        final(modeseek.distill(renderer, prior, prompt, method="sds", steps=2))
+        runs[name] = renderer.colours.detach()
+    assert_close(runs["one"], runs["same twice"], rtol=1e-4, atol=1e-5)
+    assert not torch.equal(runs["same twice"][1], runs["two"][1])
+
+
+def test_renders_of_any_size(prior):
+    renderer = Flat(size=(24, 40))
+    step = final(modeseek.distill(renderer, prior, "a cat", **FEW))
+    assert step.x.shape == (2, 3, 24, 40)
+
+
+def test_views_follow_the_cameras(solids):
+    asked = []
+
+    def names():
+        asked.append(None)
+        return ["front", "side"]
+
+    step = final(modeseek.distill(Flat(), solids, "a red sphere", views=names, **FEW))
+    assert asked
+    assert step.index == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"stepz": 3}, "did you mean steps"),
+        ({"method": "smd"}, "unknown"),
+        ({"gidance": 3}, "did you mean guidance"),
+    ],
+)
+def test_typos_are_refused(prior, settings, message):
+    with pytest.raises(InvalidInput, match=message):
+        modeseek.distill(Flat(), prior, "a cat", **settings)
+
+
+def test_what_does_not_fit_together_is_refused(prior, mixture):
+    gradient = modeseek.MSD(denoiser=mixture)
+    with pytest.raises(InvalidInput, match="needs a prompt"):
+        modeseek.distill(Flat(), prior)
+    with pytest.raises(InvalidInput, match="need an image prior"):
+        modeseek.distill(Flat(), gradient, "a cat", steps=2)
+    with pytest.raises(InvalidInput, match="number of steps"):
+        modeseek.distill(Flat(), gradient)
+    with pytest.raises(InvalidInput, match=r"modeseek\.MSD"):
+        modeseek.distill(Flat(), mixture, steps=2)
+    with pytest.raises(InvalidInput, match="unknown"):
+        recommend("point of view")
+
+
+@pytest.mark.parametrize(("kind", "recipes"), [("image", RECIPES), ("view", VIEW_RECIPES)])
+def test_recommended_settings_are_the_recipes(kind, recipes):
+    assert {name: recommend(kind, name) for name in recipes} == recipes
+
+
+def test_the_embedded_prior_by_name(solids):
+    renderer = Flat(size=(64, 64), count=1)
+    before = renderer.colours.detach().clone()
+    step = final(modeseek.distill(renderer, solids, "a red sphere", method="msd", **FEW))
+    assert step.index == 2
+    assert not torch.equal(before, renderer.colours)
