@@ -91,7 +91,7 @@ function fitted(canvas) {
 const toScreen = (width) => [(x) => (width * (x / ms.HALF_WIDTH + 1)) / 2, (y) => (width * (1 - y / ms.HALF_WIDTH)) / 2];
 
 /** Draw one panel: background picture, contour, trails, particles, the lowest loss and the probe. */
-function drawPanel(canvas, { background, contour, frames, shown, trails, lowest, probe, onData }) {
+function drawPanel(canvas, { background, contour, frames, shown, trails, jumps, lowest, probe, onData }) {
   const { context, width } = fitted(canvas), ink = INKS[theme()];
   const [sx, sy] = toScreen(width);
   context.clearRect(0, 0, width, width);
@@ -115,7 +115,7 @@ function drawPanel(canvas, { background, contour, frames, shown, trails, lowest,
   const n = points.length / 2;
   if (trails && shown > 0) {
     context.strokeStyle = ink.point;
-    context.globalAlpha = 0.28;
+    context.globalAlpha = jumps ? 0.1 : 0.28;
     context.lineWidth = 0.8;
     context.beginPath();
     const stride = Math.max(1, Math.ceil(n / 220));
@@ -149,23 +149,24 @@ function dot(context, x, y, radius) {
 /** A labelled ring. */
 function marker(context, x, y, label, width) {
   context.font = "600 12px system-ui, sans-serif";
-  const size = context.measureText(label).width, right = x + 18 + size < width - 4;
-  const tx = right ? x + 16 : Math.max(4, x - 16 - size), ty = y < 24 ? y + 22 : y - 12;
-  const ink = INKS[theme()];
-  context.lineWidth = 4;
-  context.strokeStyle = ink.edge;
+  const ink = INKS[theme()], size = context.measureText(label).width + 14;
+  const left = x + 16 + size < width - 4 ? x + 16 : Math.max(4, x - 16 - size);
+  const top = y < 30 ? y + 12 : y - 32;
+  for (const [colour, line] of [[ink.edge, 4.5], [ink.line, 2]]) {
+    context.lineWidth = line;
+    context.strokeStyle = colour;
+    context.beginPath();
+    context.arc(x, y, 8, 0, 2 * Math.PI);
+    context.stroke();
+  }
+  context.globalAlpha = 0.9;
+  context.fillStyle = ink.edge;
   context.beginPath();
-  context.arc(x, y, 8, 0, 2 * Math.PI);
-  context.stroke();
-  context.lineWidth = 2;
-  context.strokeStyle = ink.line;
-  context.stroke();
-  context.lineJoin = "round";
-  context.lineWidth = 4;
-  context.strokeStyle = ink.edge;
-  context.strokeText(label, tx, ty);
+  context.roundRect(left, top, size, 21, 6);
+  context.fill();
+  context.globalAlpha = 1;
   context.fillStyle = ink.line;
-  context.fillText(label, tx, ty);
+  context.fillText(label, left + 7, top + 15);
 }
 
 function crosshair(context, x, y, ink) {

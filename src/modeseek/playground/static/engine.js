@@ -158,7 +158,10 @@ function enginePart(ms) {
 
   const middle = (values) => Float64Array.from(values).sort()[values.length >> 1];
 
-  /** Samples a point of the field of a method is averaged over. */
+  /** A field on the grid cannot show bandwidths below this: it is drawn at this one instead. */
+  ms.FIELD_BANDWIDTH = 0.1;
+
+  /** Samples that the field of a method is averaged over. */
   const FIELD_SAMPLES = { sds: 48, sjc: 48, vsd: 24, exact: 6, proximal: 6, reverse: 6, adaptive: 6, split: 1, sdi: 1, mean: 1, hdode: 1 };
 
   /** Rows [from, to) of the mean gradient field on an n x n grid over the window, at a progress; all points share the noise. */
@@ -171,10 +174,11 @@ function enginePart(ms) {
         x[at + 1] = -ms.HALF_WIDTH + (2 * ms.HALF_WIDTH * j) / (n - 1);
       }
     }
-    const samples = FIELD_SAMPLES[method];
-    const noise = ms.commonNoise(settings.seed, x.length / 2, samples);
+    const samples = Math.max(1, FIELD_SAMPLES[method] / (settings.denoiser === "learned" ? 3 : 1));
+    const [bandwidthStart, bandwidthEnd] = [settings.bandwidthStart, settings.bandwidthEnd].map((l) => Math.max(l, ms.FIELD_BANDWIDTH));
+    const noise = ms.commonNoise(x.length / 2, samples);
     const denoiser = ms.denoiserOf(data, settings);
-    return ms.estimate(method, x, { denoiser, settings: { ...settings, samples }, progress, noise, particles }).gradient;
+    return ms.estimate(method, x, { denoiser, settings: { ...settings, samples, bandwidthStart, bandwidthEnd }, progress, noise, particles }).gradient;
   };
 
   /** What the page shows of one point: q itself, its mean, fifty targets of the method, and the mean gradient step. */

@@ -12,67 +12,9 @@ let generation = 0; // a restart makes answers of earlier runs worthless
 let tool = "probe";
 let stroke = null;
 
-const byId = (id) => document.getElementById(id);
 const still = matchMedia("(prefers-reduced-motion: reduce)");
-const form = byId("settings");
-const maps = {
-  square: { to: (v) => v * v, from: (v) => Math.round(Math.sqrt(v)), text: (v) => String(v) },
-  power: { to: (v) => Number((10 ** v).toPrecision(3)), from: Math.log10, text: (v) => Number(v.toPrecision(2)).toString() },
-  plain: { to: Number, from: (v) => v, text: (v) => String(v) },
-};
-const mapOf = (input) => maps[input.dataset.map ?? "plain"];
 const live = () => Math.min(...panels.map((panel) => panel.frames.length)) - 1;
 const frame = () => new Promise((resolve) => requestAnimationFrame(resolve));
-
-function debounced(milliseconds, work) {
-  let timer = 0;
-  return () => {
-    clearTimeout(timer);
-    timer = setTimeout(work, milliseconds);
-  };
-}
-
-// ---------------------------------------------------------------- controls
-function writeControls() {
-  for (const input of form.elements) {
-    if (!input.name || !(input.name in state)) continue;
-    if (input.type === "checkbox") input.checked = state[input.name];
-    else input.value = mapOf(input).from(state[input.name]);
-    const value = input.closest("label")?.querySelector(".value");
-    if (value) value.textContent = mapOf(input).text(state[input.name]);
-  }
-  const guidances = ms.guidancesOf(state.density, state.denoiser);
-  for (const option of form.elements.guidance.options) option.disabled = !guidances.includes(option.value);
-  form.elements.denoiser.querySelector("[value=learned]").disabled = state.density === "own";
-  const visible = { guidance: guidances.length > 1, own: state.density === "own", drops: state.start === "drops" };
-  for (const node of form.querySelectorAll("[data-for]")) node.hidden = !visible[node.dataset.for];
-  byId("draw").setAttribute("aria-pressed", String(tool === "draw"));
-  byId("drop").setAttribute("aria-pressed", String(tool === "drop"));
-  byId("add").disabled = panels.length >= 6;
-}
-
-function readControl(input) {
-  if (!input.name || !(input.name in state)) return;
-  const value = input.type === "checkbox" ? input.checked : input.type === "range" || input.type === "number" ? mapOf(input).to(Number(input.value)) : input.value;
-  const before = state;
-  state = checked({ ...state, [input.name]: value });
-  if (input.name === "density" && before.density !== state.density) tool = state.density === "own" ? "draw" : "probe";
-  if (input.name === "start") tool = state.start === "drops" ? "drop" : "probe";
-  if (input.name === "guidance" && state.guidance !== "none" && state.scale === 1) state.scale = state.guidance === "cfg" ? 4 : 3;
-  writeControls();
-  if (["background", "trails"].includes(input.name)) {
-    saveLink();
-    if (state.background === "loss") refreshLosses();
-    render();
-  } else {
-    restartSoon();
-  }
-}
-
-const saveLink = debounced(150, () => {
-  const hash = toHash(state);
-  history.replaceState(null, "", hash === "" ? location.pathname + location.search : `#${hash}`);
-});
 
 // ---------------------------------------------------------------- panels
 const events = {
@@ -218,54 +160,6 @@ const settle = debounced(120, () => {
   refreshProbe();
 });
 
-// ---------------------------------------------------------------- loss and probe
-const progressShown = () => Math.min(1, shown / Math.max(1, state.total - 1));
-const depends = (panel) => !["sds", "sjc"].includes(panel.method); // their loss is the same at every step
-
-async function refreshLosses() {
-  if (state.background !== "loss") return;
-  const mine = generation, progress = progressShown();
-  const n = state.denoiser === "learned" ? 26 : 48;
-  for (const [slot, panel] of panels.entries()) {
-    if (panel.asking || (panel.loss !== null && (panel.loss.progress === progress || !depends(panel)))) continue;
-    panel.asking = true;
-    const particles = ms.thinned(panel.pointsAt(shown), 1024);
-    const question = { kind: "field", slot, method: panel.method, settings: panel.settings, n, progress, particles };
-    fields.ask(question).then((found) => {
-      panel.asking = false;
-      if (mine !== generation) return refreshSoon();
-      if (found.cancelled || found.potential === null) return undefined;
-      panel.loss = { ...found, picture: lossPicture(found), lowest: lowestPoint(found) };
-      render();
-      if (!playing && panel.loss.progress !== progressShown()) refreshSoon();
-      return undefined;
-    });
-  }
-}
-const refreshSoon = debounced(30, refreshLosses);
-
-function moveProbe(point) {
-  state.probe = point;
-  saveLink();
-  render();
-  refreshProbe();
-}
-
-let probing = false, again = false;
-async function refreshProbe() {
-  if (probing) {
-    again = true;
-    return;
-  }
-  probing = true;
-  await Promise.all(panels.map((panel) => panel.frames.length > 0 && panel.probe(state, progressShown(), shown)));
-  probing = false;
-  if (again) {
-    again = false;
-    refreshProbe();
-  }
-}
-
 // ---------------------------------------------------------------- the view
 function render() {
   const mixture = ms.mixtureOf(data, state);
@@ -275,7 +169,14 @@ function render() {
   scrub.value = String(shown);
   const info = panels.map((panel) => panel.infos[shown]).find((found) => found?.bandwidth);
   const bandwidth = info ? `, bandwidth ${info.bandwidth.toFixed(3)}` : "";
-  byId("clock").textContent = `step ${shown} of ${state.total}${bandwidth}`;
+  const slowest = Math.max(...panels.map((panel) => panel.infos[shown]?.milliseconds ?? 0));
+  const speed = playing && slowest > 0 ? `, ${(1000 / Math.max(slowest, 1)).toFixed(0)} steps/s` : "";
+  byId("clock").textContent = `step ${shown} of ${state.total}${bandwidth}${speed}`;
+}
+
+/** A line under the panels that everybody reads. */
+function hint(text) {
+  byId("hint").textContent = text;
 }
 
 function announce() {
@@ -305,27 +206,9 @@ async function pose(index) {
   else if (!still.matches) play();
 }
 
-function keys(event) {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea, summary")) return;
-  if (event.key === " " && event.target.closest("button")) return;
-  const actions = {
-    " ": play, ArrowRight: () => stepOnce(1), ArrowLeft: () => stepOnce(-1), r: restart,
-    l: () => form.elements.background.dispatchEvent(toggled("background", state.background === "loss" ? "density" : "loss")),
-    t: () => form.elements.trails.dispatchEvent(toggled("trails", !state.trails)),
-    1: () => pose(0), 2: () => pose(1), 3: () => pose(2),
-  };
-  const action = actions[event.key.toLowerCase()] ?? actions[event.key];
-  if (action) {
-    event.preventDefault();
-    action();
-  }
-}
-
-function toggled(name, value) {
-  const input = form.elements[name];
-  if (input.type === "checkbox") input.checked = value;
-  else input.value = value;
-  return new Event("input", { bubbles: true });
+/** Say what to do where the data are not there. */
+function missing() {
+  hint("data.js is missing next to this page: write the folder with `modeseek playground --export DIR`.");
 }
 
 /** Start the page once the data are there. */
@@ -381,7 +264,7 @@ function begin() {
     } catch {
       /* no clipboard: the address bar has the link */
     }
-    byId("status").textContent = said;
+    hint(said);
   };
   addEventListener("keydown", keys);
   addEventListener("hashchange", () => {
@@ -391,6 +274,7 @@ function begin() {
   });
   addEventListener("resize", debounced(100, redraw));
   darkQuery.addEventListener("change", redraw);
+  addEventListener("unhandledrejection", (event) => hint(`Something went wrong: ${event.reason?.message ?? event.reason}`));
   layPanels();
   restart().then(() => document.body.classList.add("ready"));
 }

@@ -32,12 +32,18 @@ class Panel {
     this.canvas = element("canvas", { tabIndex: 0, role: "img" });
     this.numbers = {};
     const list = element("dl", { className: "numbers" });
-    const names = { nll: "NLL", outliers: "outliers", precision: "precision", coverage: "coverage", calls: "calls" };
-    for (const [id, name] of Object.entries(names)) {
+    const names = {
+      nll: ["NLL", "Mean of -log p of the particles; a perfect sampler scores the entropy of the density"],
+      outliers: ["outliers", "Share of particles outside the outline of the density"],
+      precision: ["precision", "Share of particles inside a true sample's 3-nearest-neighbour ball"],
+      coverage: ["coverage", "Share of true samples whose ball holds a particle; 88 % for a perfect sampler"],
+      calls: ["calls", "Denoiser evaluations per particle so far"],
+    };
+    for (const [id, [name, about]] of Object.entries(names)) {
       const value = element("dd", { textContent: "–" });
       value.dataset.number = id;
       this.numbers[id] = value;
-      list.append(element("div", {}, element("dt", { textContent: name }), value));
+      list.append(element("div", { title: about }, element("dt", { textContent: name }), value));
     }
     this.verdict = element("p", { className: "verdict" });
     this.root = element("article", { className: "panel" }, element("header", {}, this.select, this.remove), this.canvas, this.verdict, list);
@@ -91,6 +97,8 @@ class Panel {
   async start(settings) {
     this.settings = settings;
     this.loss = null;
+    this.probed = null;
+    this.lens.words.textContent = "";
     const serial = (this.serial = (this.serial ?? 0) + 1);
     const found = await this.helper.ask({ kind: "start", method: this.method, settings });
     if (serial !== this.serial) return;
@@ -130,6 +138,7 @@ class Panel {
       frames: this.frames,
       shown: index,
       trails: state.trails,
+      jumps: this.method === "adaptive",
       lowest: loss?.lowest,
       onData,
       probe: state.probe,
@@ -149,9 +158,9 @@ class Panel {
 
   _verdict(index, scores, loss, onData) {
     if (this.diverged) return "The particles diverged.";
-    const points = `${percent(1 - scores.outliers)} of the points lie on the data and reach ${percent(scores.coverage)} of it.`;
-    if (index === 0) return loss?.picture ? `The loss is lowest ${onData ? "on" : "off"} the data.` : "Press Play.";
-    return points;
+    const lowest = loss?.picture ? `The loss is lowest ${onData ? "on" : "off"} the data. ` : "";
+    const points = `${percent(1 - scores.outliers)} of the points are on the data and reach ${percent(scores.coverage)} of it.`;
+    return lowest + (index === 0 ? "" : points);
   }
 
   /** Ask for the probe at a point and draw the lens. */

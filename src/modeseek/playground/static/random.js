@@ -67,17 +67,20 @@ function randomPart(ms) {
     return { normals: (count) => normal.normals(count), uniforms: (count) => uniform.uniforms(count) };
   };
 
-  /** The same noise for every one of `n` points: a field estimated with it is smooth in x. Levels are stratified over `samples`. */
-  ms.commonNoise = (seed, n, samples) => {
-    const random = new ms.Random(seed, 0, 3);
-    let sample = 0;
+  /** The same noise for every one of `n` points: a field estimated with it is smooth in x. Levels are stratified over `samples`; normals
+   *  come in pairs n, -n along a low-discrepancy sequence, so that few of them have nearly the right moments. */
+  ms.commonNoise = (n, samples) => {
+    let sample = 0, drawn = 0;
     return {
       normals: () => {
-        const [a, b] = random.normals(2);
+        const pair = Math.floor(drawn / 2) + 1, sign = drawn % 2 === 0 ? 1 : -1;
+        drawn++;
+        const radius = sign * Math.sqrt(-2 * Math.log(1 - ((pair * 0.7548776662466927) % 1)));
+        const angle = 2 * Math.PI * ((pair * 0.5698402909980532) % 1);
         const out = new Float64Array(2 * n);
         for (let i = 0; i < n; i++) {
-          out[2 * i] = a;
-          out[2 * i + 1] = b;
+          out[2 * i] = radius * Math.cos(angle);
+          out[2 * i + 1] = radius * Math.sin(angle);
         }
         return out;
       },
