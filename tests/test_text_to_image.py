@@ -156,8 +156,11 @@ def test_sdi_inverts_under_the_negative_scale(pipeline_folder):
 
 def test_calls_of_a_recipe_are_those_it_makes():
     assert RECIPES["sds"].calls == 400
-    assert replace(RECIPES["sdi"], timesteps=(980, 979), steps=3).calls == 3 * 11  # t = 1, 101, ... 901, each a step up, and the target
-    assert replace(RECIPES["sdi"], timesteps=(251, 250), steps=3).calls == 3 * 4
+    assert (
+        replace(RECIPES["sdi"], timesteps=(980, 979), steps=3).calls == 3 * 12
+    )  # t = -99, 1, 101, ... 901, each a step up, and the target
+    assert replace(RECIPES["sdi"], timesteps=(250, 249), steps=3).calls == 3 * 5
+    assert replace(RECIPES["sdi"], timesteps=(250, 249), steps=3, as_published=False).calls == 3 * 4
     assert RECIPES["msd"].calls == 400
     assert torch.tensor([recipe.calls for recipe in RECIPES.values()]).min() > 0
 
@@ -174,7 +177,7 @@ def test_equal_calls_come_as_close_to_the_budget_as_whole_estimates_can(name, st
 
 
 def test_equal_calls_need_room_for_one_estimate():
-    with pytest.raises(InvalidInput, match=r"costs 11 denoiser calls, more than the budget of 10"):
+    with pytest.raises(InvalidInput, match=r"costs 12 denoiser calls, more than the budget of 10"):
         equal_calls(RECIPES["sdi"], 10)
 
 

@@ -1,17 +1,21 @@
-r"""Settings under which each gradient is used on an image prior: as its authors published them, and as we found them to work best.
+r"""Settings of each gradient on an image prior: as its authors published them, and those found to work best here.
 
-A recipe says everything but the prior and the prompt: the gradient with its numbers, the space the residual is taken in, how many steps
-one estimate serves, the optimiser. Noise levels are stated in Stable Diffusion's timesteps t of 1000 (sigma from 0.029 to 14.6), as all
-published settings are, whatever the prior. The published guidance scale is 7.5 for Stable Diffusion; a prior says which it was made for.
+A recipe states everything but the prior and the prompt: the gradient with its numbers, the space of the residual, how many steps
+one estimate serves, the optimiser. Noise levels are stated in Stable Diffusion's timesteps t of 1000 (sigma from 0.029 to 14.6), as in
+all published settings, whatever the prior. `modeseek.distillation.published` says
+for each number of a published recipe where it comes from.
 
     name              what                                                                    denoiser calls a step
     sds               DreamFusion as threestudio codes it: t ~ U[20, 980], w = 1 - alphabar    1
     sjc               score Jacobian chaining: t ~ U[10, 970], w = 1                           1
-    vsd               ProlificDreamer: a LoRA of the prior, t <= 500 in the second half        2, and a training step of the LoRA
-    sdi               inversion under the negative scale every 100 t, t from 980 to 250        4 to 11
+    vsd               ProlificDreamer: a LoRA of the prior, t <= 500 after a fifth of the run  2, and a training step of the LoRA
+    sdi               inversion under the negative scale every 100 t, as coded, t 980 to 250   5 to 12
     msd-published     split step around the inverted centre, kernel in a limited interval      2 sampler_steps - 1
     msd-persistent    one chain an object, advanced by one call a step                         1
-    msd               ours: wide draws from fixed noise, each decoded once and kept            sampler_steps / refresh
+    msd               wide draws from fixed noise, each decoded once and kept                  sampler_steps / refresh
+
+Not part of a recipe: images are resized with antialiasing before the encoder, where threestudio's bilinear interpolation has none (the same
+when enlarging); latents are the posterior's mean, where all published codes draw from the posterior.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from typing import Any, Literal
 from modeseek.core.errors import InvalidInput
 from modeseek.core.guidance import EVERYWHERE
 from modeseek.core.schedules import AdaptiveBandwidth, ExponentialBandwidth, stable_diffusion_levels
+from modeseek.distillation.published import at_timestep
 from modeseek.gradients import MSD, SDI, SDS, SJC, VSD, Gradient, NoiseLevels, PersistentMSD
 from modeseek.gradients.base import NoisePolicy
 from modeseek.gradients.cached import Space
@@ -31,6 +36,7 @@ from modeseek.priors.base import ImagePrior
 from modeseek.product.samplers import ProximalSampler, SplitSampler
 
 SPREAD = 10.0  # bandwidths above x at which a local draw starts
+STABLE_DIFFUSION_SCALE = 7.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +61,11 @@ class Recipe:
         scaling: of the noise of the centre of "msd-split", by inversion: "text": to the level of the state that it pulls, as section 4.3
             has it in words; "verbatim": one level above, as Algorithm 2 prints it; "none".
         inversion: SDI inverts at this multiple of the guidance scale (a network with its guidance distilled into it: at the same scale).
+        eta: noise of SDI's inversion.
+        as_published: SDI as its public code has it (`modeseek.gradients.sdi`); False: the state at the level at which the network is
+            called.
         lora_lr: learning rate of VSD's LoRA.
+        published_guidance: the authors' scale s on Stable Diffusion, in this package's convention D_u + s (D_c - D_u); None: none stated.
     """
 
     method: Literal["sds", "sjc", "vsd", "sdi", "msd-split", "msd-proximal", "msd-persistent"]
@@ -75,7 +85,10 @@ class Recipe:
     interval: tuple[int, int] = (800, 200)
     scaling: Literal["text", "verbatim", "none"] = "text"
     inversion: float = -1.0
+    eta: float = 0.0
+    as_published: bool = False
     lora_lr: float = 1e-4
+    published_guidance: float | None = None
 
     @property
     def calls(self) -> float:
@@ -83,7 +96,8 @@ class Recipe:
         if self.method == "sdi":
             high, low = self.timesteps
             shares = (index / max(self.steps - 1, 1) for index in range(0, self.steps, self.refresh))
-            return sum(inversion_steps(high + (low - high) * share, self.sampler_steps) + 1 for share in shares)
+            more = 2 if self.as_published else 1
+            return sum(inversion_steps(high + (low - high) * share, self.sampler_steps) + more for share in shares)
         each = {
             "sds": self.samples,
             "sjc": self.samples,
@@ -96,10 +110,10 @@ class Recipe:
 
 
 RECIPES: dict[str, Recipe] = {
-    "sds": Recipe(method="sds"),
-    "sjc": Recipe(method="sjc", timesteps=(970, 10)),
-    "vsd": Recipe(method="vsd"),
-    "sdi": Recipe(method="sdi", timesteps=(980, 250)),
+    "sds": Recipe(method="sds", published_guidance=101.0),
+    "sjc": Recipe(method="sjc", timesteps=(970, 10), published_guidance=100.0),
+    "vsd": Recipe(method="vsd", published_guidance=7.5),
+    "sdi": Recipe(method="sdi", timesteps=(980, 250), eta=0.3, as_published=True, published_guidance=7.5),
     "msd-published": Recipe(method="msd-split", bandwidth=(1e3, 1e-2)),
     "msd-persistent": Recipe(
         method="msd-persistent", noise="fixed", space="image", sampler_steps=25, bandwidth=(80.0, 8.0), schedule="cosine"
@@ -123,10 +137,14 @@ def get_recipe(name: str, *, recipes: dict[str, Recipe] = RECIPES, **changes: An
 
 
 def scale_of(recipe: Recipe, prior: ImagePrior, guidance: float | None = None) -> float:
-    """The guidance scale in force: the recipe's, else the one given, else the one that the prior was made for."""
-    if recipe.guidance is not None:
-        return recipe.guidance
-    return prior.default_guidance if guidance is None else guidance
+    """The guidance scale in force: the recipe's, else the one given, else the authors' published one, else the prior's default.
+
+    Published scales were stated for Stable Diffusion. They serve where the prior's default is Stable Diffusion's own, 7.5.
+    """
+    if recipe.guidance is not None or guidance is not None:
+        return recipe.guidance if recipe.guidance is not None else float(guidance or 0.0)
+    default = prior.default_guidance
+    return default if recipe.published_guidance is None or default != STABLE_DIFFUSION_SCALE else recipe.published_guidance
 
 
 def build_gradient(
@@ -146,11 +164,12 @@ def build_gradient(
         InvalidInput: timesteps or an interval that do not descend within 0 to 999; an interval for a model whose guidance is distilled
             into it.
     """
-    table = stable_diffusion_levels().sigmas
+    own = getattr(prior, "timesteps", None)
+    timesteps = own if own is not None and len(own.sigmas) == 1000 else stable_diffusion_levels()
+    table, unit = timesteps.sigmas, prior.data_std
     for name, (highest_t, lowest_t) in (("timesteps", recipe.timesteps), ("interval", recipe.interval)):
         if not 999 >= highest_t > lowest_t >= 0:
             raise InvalidInput(f"{name} must descend within 999 to 0, got {(highest_t, lowest_t)}")
-    unit = prior.data_std
     high, low = (unit * float(table[t]) for t in recipe.timesteps)
     low, high = max(low, prior.sigmas[0]), min(high, prior.sigmas[1])
     if not low < high:
@@ -162,18 +181,38 @@ def build_gradient(
     top = min(prior.sigmas[1], 80.0)
     start, end = recipe.bandwidth
     first = recipe.first or start
+    weight: Literal["eps", "dreamfusion"] = "eps" if recipe.method == "sjc" else "dreamfusion"
+    levels = NoiseLevels(low=low, high=high, distribution="timestep", weight=weight, table=timesteps)
     if recipe.method in ("sds", "sjc"):
-        levels = NoiseLevels(low=low, high=high, distribution="timestep", weight="dreamfusion" if recipe.method == "sds" else "eps")
         return (SDS if recipe.method == "sds" else SJC)(denoiser=denoiser, levels=levels, **stochastic)
     if recipe.method == "vsd":
-        levels = NoiseLevels(low=low, high=high, distribution="timestep", weight="dreamfusion")
-        late = replace(levels, high=min(high, unit * float(table[500])))
-        auxiliary = prior.auxiliary(prompts, seed=seed)
-        return VSD(denoiser=denoiser, auxiliary=auxiliary, levels=levels, late_levels=late, learning_rate=recipe.lora_lr, **stochastic)
+        late = min(high, unit * float(table[500]))
+        return VSD(
+            denoiser=denoiser,
+            auxiliary=prior.auxiliary(prompts, seed=seed),
+            levels=levels,
+            late_levels=replace(levels, high=late) if late > low else None,
+            auxiliary_levels=replace(levels, low=prior.sigmas[0], high=min(prior.sigmas[1], unit * float(table[999]))),
+            learning_rate=recipe.lora_lr,
+            prediction="v" if getattr(prior, "prediction", None) == "v" else "eps",
+            **stochastic,
+        )
     if recipe.method == "sdi":
-        inverted = denoiser if prior.distilled else prior.denoiser(prompts, guidance=recipe.inversion * scale, negative=opposite)
-        settings: dict[str, Any] = {"spacing": "timestep", "grid": "timestep", "steps": recipe.sampler_steps}
-        return SDI(denoiser=denoiser, inversion=inverted, start=high, end=low, **settings)
+        negative_scale = scale if prior.distilled else recipe.inversion * scale
+        ahead = at_timestep(prior, 1 - 1000 // recipe.sampler_steps) if recipe.as_published else None
+        return SDI(
+            denoiser=denoiser,
+            inversion=denoiser if prior.distilled else prior.denoiser(prompts, guidance=negative_scale, negative=opposite),
+            first=None if ahead is None else ahead.denoiser(prompts, guidance=negative_scale, negative=opposite),
+            start=high,
+            end=low,
+            spacing="timestep",
+            grid="timestep",
+            steps=recipe.sampler_steps,
+            eta=recipe.eta,
+            as_published=recipe.as_published,
+            table=timesteps,
+        )
     if recipe.method == "msd-split":
         limited = recipe.interval != (999, 0)
         if limited and prior.distilled:
@@ -187,7 +226,7 @@ def build_gradient(
             sigma_max=high,
             centre="point" if recipe.scaling == "none" else "inverted",
             interval=interval,
-            timesteps=stable_diffusion_levels(),
+            timesteps=timesteps,
             verbatim=recipe.scaling == "verbatim",
         )
         return MSD(denoiser=guided, bandwidth=ExponentialBandwidth(start=start, end=end), sampler=split, **stochastic)

@@ -22,13 +22,14 @@ standard deviations per coordinate of x.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from modeseek.core.denoiser import DiscreteLevels
 from modeseek.core.errors import InvalidInput
 from modeseek.core.schedules import stable_diffusion_levels
 
@@ -49,6 +50,7 @@ class NoiseLevels:
         anneal: "none", or the schedule that replaces random levels by one level per step.
         centre: of DreamTime's weights, in timesteps.
         spread: of DreamTime's weights, in timesteps.
+        table: the levels of "timestep"; None: Stable Diffusion's.
 
     Raises:
         InvalidInput: low and high do not satisfy 0 < low <= high, an unknown name, or "dreamtime" without timesteps.
@@ -69,6 +71,7 @@ class NoiseLevels:
     anneal: Anneal = "none"
     centre: float = 800.0
     spread: float = 300.0
+    table: DiscreteLevels | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not 0 < self.low <= self.high:
@@ -106,7 +109,7 @@ class NoiseLevels:
         """The level at each u of [0, 1] on the time axis of the distribution: same shape, increasing, float64."""
         u = u.double().clamp(0, 1)
         if self.distribution == "timestep":
-            table = stable_diffusion_levels()
+            table = self.table or stable_diffusion_levels()
             ends = torch.tensor([self.low, self.high], dtype=torch.float64)
             first, last = table.timestep(ends)
             return table.sigma(torch.lerp(first, last, u))
@@ -128,16 +131,16 @@ class NoiseLevels:
         return sigma**2 / (1 + sigma**2) if self.weight == "dreamfusion" else torch.ones_like(sigma)
 
     def _timesteps(self) -> Tensor:
-        return _inside(self.low, self.high)
+        return _inside(self.low, self.high, self.table)
 
 
-def _inside(low: float, high: float) -> Tensor:
-    """Stable Diffusion's levels within [low, high], in float64.
+def _inside(low: float, high: float, table: DiscreteLevels | None = None) -> Tensor:
+    """The levels of a table, Stable Diffusion's by default, within [low, high].
 
     Raises:
         InvalidInput: there is none.
     """
-    sigmas = stable_diffusion_levels().sigmas
+    sigmas = (table or stable_diffusion_levels()).sigmas
     found = sigmas[(sigmas >= low * (1 - 1e-9)) & (sigmas <= high * (1 + 1e-9))]
     if len(found) == 0:
         raise InvalidInput(f"no timestep of Stable Diffusion has a level in [{low:g}, {high:g}]: its levels span 0.029 to 14.6")

@@ -14,7 +14,7 @@ from modeseek.core.denoiser import Denoiser
 from modeseek.core.errors import NonFiniteError
 from modeseek.core.guidance import Guided
 from modeseek.core.sampling import ddim
-from modeseek.core.schedules import AdaptiveBandwidth, LinearBandwidth, karras
+from modeseek.core.schedules import AdaptiveBandwidth, LinearBandwidth, karras, stable_diffusion_levels
 from modeseek.densities import EmpiricalDensity, GaussianMixture, fractal, pinwheel, spiral
 from modeseek.distillation import distill
 from modeseek.gradients import MSD, SDI, SDS, VSD, Estimate, Gradient, NoiseLevels
@@ -149,9 +149,13 @@ MSD_ADAPTIVE = msd("adaptive bandwidth", ExactSampler(steps=16), AdaptiveBandwid
 # equal: docs/results.md says how.
 SDS_BEST = sds("best settings", levels=NoiseLevels(high=0.05, distribution="loguniform", weight="eps"))
 VSD_BEST = vsd("best settings", levels=NoiseLevels(high=0.05, distribution="loguniform", weight="x0"))
+_TABLE = stable_diffusion_levels().sigmas
+SDI_CODED = sdi(
+    "as coded", start=float(_TABLE[980]), end=float(_TABLE[250]), spacing="timestep", grid="timestep", eta=0.3, as_published=True
+)
 SDI_BEST = sdi("best settings", start=0.2, spacing="karras", lowest=0.9)
 
-METHODS = [DDIM, sds(), SDS_BEST, vsd(), VSD_BEST, sdi(), sdi("as coded", as_published=True), SDI_BEST]
+METHODS = [DDIM, sds(), SDS_BEST, vsd(), VSD_BEST, sdi(), SDI_CODED, SDI_BEST]
 METHODS += [MSD_PUBLISHED, MSD_PUBLISHED_SCORE, MSD_EXACT, MSD_PROXIMAL, MSD_ADAPTIVE]
 
 

@@ -20,7 +20,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from modeseek.core.denoiser import Denoiser
+from modeseek.core.denoiser import Denoiser, DiscreteLevels
 from modeseek.core.errors import InvalidInput
 from modeseek.core.guidance import EVERYWHERE, GuidedPair, check_guidance
 from modeseek.priors.pipelines.codecs import Codec
@@ -117,6 +117,21 @@ class PipelinePrior:
     def distilled(self) -> bool:
         """Whether guidance was distilled into the network, which takes the scale as an input."""
         return self.family.guidance == "embedded"
+
+    @property
+    def timesteps(self) -> DiscreteLevels | None:
+        """The noise levels of the scheduler's own timesteps; None for a flow or an EDM network."""
+        return self._discrete.get("levels")
+
+    @property
+    def prediction(self) -> str | None:
+        """What a network on discrete timesteps predicts, "eps", "v" or "x0"; None for others."""
+        return self._discrete.get("prediction")
+
+    @property
+    def _discrete(self) -> dict[str, Any]:
+        levels = self.levels()
+        return getattr(levels.view, "keywords", {}) if levels.kind == "discrete" else {}
 
     @property
     def default_guidance(self) -> float:

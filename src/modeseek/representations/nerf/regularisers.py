@@ -94,8 +94,8 @@ class Regularisers:
     """Weights of the terms; `Regularisers.threestudio()` has those of its DreamFusion.
 
     Example:
-        >>> Regularisers.threestudio().needs_normals(500), Regularisers.threestudio().needs_normals(1500)
-        (False, True)
+        >>> [round(Regularisers.threestudio().weights(step)["orientation"]) for step in (0, 1000, 5000)]
+        [10, 208, 1000]
     """
 
     orientation: Weight = 0.0
@@ -109,8 +109,8 @@ class Regularisers:
 
     @classmethod
     def threestudio(cls) -> Regularisers:
-        """Orientation from 0 to 10 between steps 1000 and 5000, sparsity 1."""
-        return cls(orientation=(1000, 0.0, 10.0, 5000), sparsity=1.0)
+        """Those of threestudio's `dreamfusion-sd.yaml`: orientation [0, 10, 1000, 5000] (10 at step 0, 1000 at step 5000), sparsity 1."""
+        return cls(orientation=(0, 10.0, 1000.0, 5000), sparsity=1.0)
 
     def weights(self, step: int) -> dict[str, float]:
         """Weights that are not 0 at a step, by name."""
