@@ -1,10 +1,10 @@
-"""Gaussian splats of one's own and a prompt: through gsplat where it and a GPU are there, else through twenty lines of PyTorch."""
+"""Distil Gaussian splats with densification: rendered by gsplat on a GPU, or by twenty lines of PyTorch."""
 
 from dataclasses import replace
 
 import torch
 
-from modeseek.distillation import distill
+from modeseek import distill, replace_parameter
 from modeseek.distillation.recipes import RECIPES, build_gradient
 from modeseek.priors.solids import solids_prior
 from modeseek.representations.nerf import Cameras
@@ -19,7 +19,7 @@ SIZE = (64, 64)
 
 
 class Splats(torch.nn.Module):
-    """theta -> views: round Gaussians with a centre, a radius, an opacity and a colour each, over white."""
+    """theta -> views: isotropic Gaussians with a centre, a radius, an opacity and a colour each, on white."""
 
     def __init__(self, cameras, count=120):
         super().__init__()
@@ -35,9 +35,22 @@ class Splats(torch.nn.Module):
         draw = splat_on_gpu if DEVICE == "cuda" else splat
         return draw(self.cameras, self.means, radii, opacities, colours)
 
+    def densify(self, new=20):
+        """Remove the Gaussians that are nearly transparent, and split those whose centres have the largest gradients."""
+        kept = (self.opacities.detach().sigmoid() > 0.05).nonzero()[:, 0]
+        split = kept[self.means.grad[kept].norm(dim=1).topk(min(new, len(kept))).indices]
+        rows = torch.cat([kept, split])
+        continued = torch.cat([kept, torch.full_like(split, -1)])  # the optimiser's state of a new Gaussian starts at zero
+        shift = torch.cat([torch.zeros(len(kept)), torch.ones(len(split))]).to(DEVICE)
+        jitter = torch.randn(len(rows), 3, generator=torch.Generator().manual_seed(len(rows))).to(DEVICE)
+        means = self.means.detach()[rows] + (shift * self.radii.detach()[rows].exp())[:, None] * jitter
+        changed = {"means": means, "radii": self.radii.detach()[rows] - 0.3 * shift}
+        for name in ("means", "radii", "opacities", "colours"):
+            replace_parameter(self, name, changed.get(name, getattr(self, name).detach()[rows]), rows=continued)
+
 
 def splat(cameras, means, radii, opacities, colours):
-    """Front to back, each covering what is behind it by opacity exp(-distance^2 / 2 radius^2): (views, 3, height, width)."""
+    """Composite front to back with alpha = opacity exp(-distance^2 / 2 radius^2): (views, 3, height, width)."""
     places, depth = cameras.project(means, SIZE)
     focal = SIZE[0] / 2 / (cameras.fov.deg2rad() / 2).tan()[:, None]
     order = depth.argsort(1)
@@ -53,7 +66,7 @@ def splat(cameras, means, radii, opacities, colours):
 
 
 def splat_on_gpu(cameras, means, radii, opacities, colours):
-    """The same through gsplat, whose cameras look along +z with y down."""
+    """The same with gsplat, whose cameras look along +z with y down."""
     right, up, back = cameras.axes()
     views = torch.eye(4).repeat(len(cameras), 1, 1)
     views[:, :3, :3] = torch.stack([right, -up, -back], 1)
@@ -76,8 +89,10 @@ msd = build_gradient(recipe, prior, prompts, guidance=3.0)
 before = scorer().similarity(splats().detach().cpu(), prompts).mean()
 loop = distill(splats, msd, steps=60, lr=0.06, encode=prior.encode, decode=prior.decode, space="image", refresh=15)
 for step in loop:
+    if step.index in (15, 30):
+        splats.densify()
     if step.index % 15 == 0:
-        print(f"step {step.index}: residual {float(step.estimate.info['residual'].mean()):.1f}, {step.calls:g} denoiser calls a view")
+        print(f"step {step.index}: {len(splats.means)} Gaussians, residual {float(step.estimate.info['residual'].mean()):.1f}")
 after = scorer().similarity(splats().detach().cpu(), prompts).mean()
 print(f"image-text similarity {float(before):.2f} -> {float(after):.2f}")
 assert after > before

@@ -65,5 +65,6 @@ from .representations import CoordinateMLP as CoordinateMLP
 from .representations import Latents as Latents
 from .representations import Pixels as Pixels
 from .representations import Points as Points
+from .representations import replace_parameter as replace_parameter
 
 __version__: str

@@ -10,7 +10,6 @@ image space is and how a target serves several steps.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,15 +22,11 @@ from modeseek.core.errors import InvalidInput, NonFiniteError, OutputError, Weig
 from modeseek.core.files import read_state, write_state
 from modeseek.core.identity import described, digest
 from modeseek.core.interrupts import deferred, leave_if_requested, requested
+from modeseek.distillation.parameters import FollowingOptimiser, cosine
 from modeseek.gradients import Estimate, Gradient
 from modeseek.gradients.cached import CachedTarget, Map, Space
 from modeseek.scaling.ranks import ALONE, Ranks
 
-OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-    "sgd": torch.optim.SGD,
-}
 CHECKPOINT_KIND = "distillation"
 
 
@@ -112,7 +107,8 @@ def optimise(
         representation: module whose forward gives (batch, *image).
         gradient: any of `modeseek.gradients`.
         steps: optimiser steps; schedules run over them.
-        optimiser: "adam", "adamw", "sgd", or a factory `(parameters, lr) -> Optimizer`.
+        optimiser: "adam", "adamw", "sgd", or a factory `(parameters, lr) -> Optimizer`. It is called again when parameters of the
+            representation were replaced (`modeseek.replace_parameter`), by the caller between two steps or by the representation itself.
         rate: its learning rate. With "sgd", rate 1 and MSD a step is the mean-shift iteration x <- mean of y.
         schedule: of the rate: "constant", or "cosine", falling to 0 at the end.
         encode: differentiable map from the rendered batch to x; None: x is the batch.
@@ -152,13 +148,11 @@ def optimise(
     if schedule not in ("constant", "cosine"):
         raise InvalidInput(f"schedule {schedule!r} is unknown: choose constant or cosine")
     cached = CachedTarget(gradient, space=space, refresh=refresh, encode=encode, decode=decode)
-    updates = _optimiser(representation, optimiser, lr)
-    ranks.summed(updates)
-    learning_rates = [group["lr"] for group in updates.param_groups]
+    updates = FollowingOptimiser(representation, optimiser, lr, prepare=ranks.summed)
     rng = torch.Generator().manual_seed(seed)
     learner: Learns | None = gradient if hasattr(gradient, "adapt") else None  # type: ignore[assignment]
     arguments = f"{type(gradient).__name__} {steps=} {seed=} {lr=} {schedule} {space} {refresh=} {accumulate=}"
-    trained = f"{type(representation).__name__} {type(updates).__name__}"
+    trained = f"{type(representation).__name__} {type(updates.optimiser).__name__}"
     identity = f"{arguments} {trained} {digest(described(gradient)) if identity is None else identity}"
     parts = {"representation": representation, "optimiser": updates, "cached": cached, "gradient": learner}
     run = _Run(identity, checkpoint, parts, rng, saves=ranks.leads)
@@ -168,10 +162,10 @@ def optimise(
     with deferred():
         for index in range(run.done, steps):
             progress = index / max(steps - 1, 1)
-            for group, initial in zip(updates.param_groups, learning_rates, strict=True):
-                group["lr"] = initial * (0.5 + 0.5 * math.cos(math.pi * index / steps)) if schedule == "cosine" else initial
+            updates.follow()
+            updates.anneal(cosine(index / steps) if schedule == "cosine" else 1.0)
             undo = run.point_of_return(learns=accumulate > 1)
-            updates.zero_grad()
+            updates.optimiser.zero_grad()
             for slot in range(accumulate):
                 try:
                     found = cached(representation(), slot=slot, progress=progress, rng=rng)
@@ -188,7 +182,9 @@ def optimise(
                 run.calls += float(found.estimate.info["calls"])
                 last = slot + 1 == accumulate
                 if last:
-                    updates.step()
+                    if updates.follow():  # a representation may replace its parameters as it renders
+                        updates.anneal(cosine(index / steps) if schedule == "cosine" else 1.0)
+                    updates.optimiser.step()
                 if learner is not None and found.asked is not None:
                     moved = last and getattr(learner, "adapts_to_renders", True)
                     learner.adapt(cached.x_of(representation) if moved else found.asked, rng)
@@ -203,15 +199,6 @@ def optimise(
             leave_if_requested()
             if finished:
                 return
-
-
-def _optimiser(representation: nn.Module, name: str | Callable[..., torch.optim.Optimizer], lr: float) -> torch.optim.Optimizer:
-    if isinstance(name, str) and name not in OPTIMISERS:
-        raise InvalidInput(f"optimiser {name!r} is unknown: choose {', '.join(OPTIMISERS)}, or give a factory")
-    parameters = [p for p in representation.parameters() if p.requires_grad]
-    if not parameters:
-        raise InvalidInput(f"{type(representation).__name__} has no parameters to optimise")
-    return (OPTIMISERS[name] if isinstance(name, str) else name)(parameters, lr=lr)
 
 
 @dataclass
@@ -244,6 +231,7 @@ class _Run:
         try:
             self.done, self.calls = state["done"], state["calls"]
             self.rng.set_state(state["rng"])
+            self.parts["optimiser"].reshape(state["optimiser"])
             for name, part in self.parts.items():
                 if part is not None:
                     part.load_state_dict(state[name])

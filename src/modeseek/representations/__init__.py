@@ -5,3 +5,4 @@ from modeseek.representations.nerf import NeRF as NeRF
 from modeseek.representations.pixels import Latents as Latents
 from modeseek.representations.pixels import Pixels as Pixels
 from modeseek.representations.points import Points as Points
+from modeseek.representations.replacement import replace_parameter as replace_parameter
