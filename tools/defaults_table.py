@@ -1,0 +1,37 @@
+"""Write the tables of default settings into docs/defaults.md: `python tools/defaults_table.py`. A test compares the page with the code."""
+
+from pathlib import Path
+
+from modeseek.distillation.recipes import Recipe
+from modeseek.distillation.recommend import KINDS
+
+PAGE = Path(__file__).parent.parent / "docs" / "defaults.md"
+COLUMNS = ("method", "steps", "lr", "schedule", "space", "noise", "refresh", "level or bandwidth", "denoiser calls")
+
+
+def row(name: str, recipe: Recipe) -> list[str]:
+    if recipe.method.startswith("msd"):
+        unit = "timesteps" if recipe.method == "msd-split" else "data std"
+        scale = f"l {recipe.bandwidth[0]:g} to {recipe.bandwidth[1]:g} {unit}"
+    else:
+        scale = f"t {recipe.timesteps[0]} to {recipe.timesteps[1]}"
+    values = (recipe.steps, f"{recipe.lr:g}", recipe.schedule, recipe.space, recipe.noise, recipe.refresh, scale, f"{recipe.calls:g}")
+    return [f"`{name}`", *map(str, values)]
+
+
+def table(kind: str) -> str:
+    """The Markdown table of one kind."""
+    lines = [COLUMNS, ["---"] * len(COLUMNS), *(row(name, recipe) for name, recipe in KINDS[kind].items())]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def page(text: str) -> str:
+    """The page with its tables made again, each between `<!-- KIND -->` and `<!-- end -->`."""
+    for kind in KINDS:
+        start, end = text.index(f"<!-- {kind} -->"), text.index("<!-- end -->", text.index(f"<!-- {kind} -->"))
+        text = f"{text[:start]}<!-- {kind} -->\n\n{table(kind)}\n\n{text[end:]}"
+    return text
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(PAGE.read_text()))
