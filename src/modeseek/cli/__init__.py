@@ -8,22 +8,30 @@ from typing import Annotated, Any, Union
 
 import tyro
 
+from modeseek.cli.app import App, app
+from modeseek.cli.doctor import Doctor, doctor
 from modeseek.cli.experiments import Run, run
 from modeseek.cli.images import Image, Sample, image, sample
 from modeseek.cli.objects import Export, Object, export, object_3d
+from modeseek.cli.pages import CompareCommand, PageCommand, compare, page
 from modeseek.cli.playground import Playground, playground
+from modeseek.cli.progress import report_error
 from modeseek.cli.training import Train, train
 
-COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
+COMMANDS: dict[str, tuple[type, Callable[[Any], int | None]]] = {
     "image": (Image, image),
     "sample": (Sample, sample),
     "3d": (Object, object_3d),
     "export": (Export, export),
     "run": (Run, run),
     "train": (Train, train),
+    "page": (PageCommand, page),
+    "compare": (CompareCommand, compare),
+    "app": (App, app),
+    "doctor": (Doctor, doctor),
     "playground": (Playground, playground),
 }
-"""Name -> (options, function). A new command is one file and one line here."""
+"""Name -> (options, function); a function may return an exit status. A new command is one file and one line here."""
 
 DISTRIBUTED = (Image, Object)
 
@@ -45,10 +53,11 @@ def main(arguments: list[str] | None = None) -> int:
         if processes() > 1 and not isinstance(command, DISTRIBUTED):
             raise InvalidInput("only `image` and `3d` run on several processes: start this command without torchrun")
         with interrupts.terminable():
-            next(function for options, function in COMMANDS.values() if type(command) is options)(command)
+            status = next(function for options, function in COMMANDS.values() if type(command) is options)(command)
             interrupts.leave_if_requested()
+            return status or 0
     except ModeseekError as error:
-        print(f"modeseek: {error}", file=sys.stderr)
+        report_error(error, json_lines=getattr(command, "json", False))
         return 1
     except interrupts.Terminated:
         print("modeseek: told to end (SIGTERM); run the same command again to resume", file=sys.stderr)
@@ -56,4 +65,3 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("modeseek: interrupted; run the same command again to resume", file=sys.stderr)
         return 130
-    return 0

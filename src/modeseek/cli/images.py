@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from modeseek.cli.options import Prompted, prior_choice, progress_bar, run_folder
+from modeseek.cli.options import Logged, Prompted, command_line, prior_choice, progress_bar, run_folder
+from modeseek.cli.progress import report_files
+
+if TYPE_CHECKING:
+    from modeseek.tasks.text_to_image import ImageRun
 
 
 @dataclass(frozen=True, kw_only=True)
-class Image(Prompted):
-    """Distil images from a prompt into OUT: images, a contact sheet over time, an animation, curves, run.json. Resumes after a kill."""
+class Image(Prompted, Logged):
+    """Distil images from a prompt into OUT: images, a page, a contact sheet over time, an animation, curves. Resumes after a kill."""
 
     method: str = "msd"
     """sds, sjc, vsd, sdi, msd, msd-published or msd-persistent."""
@@ -52,23 +57,38 @@ class Sample(Prompted):
     """Image in pixels: the side of a square, or HEIGHTxWIDTH; the model's own by default."""
 
 
-def image(command: Image) -> None:
-    """Run `modeseek image`."""
+def image_run(command: Image) -> tuple[ImageRun, Path]:
+    """The run that the options describe, and its folder.
+
+    Raises:
+        InvalidInput: an unknown method.
+    """
     from modeseek.distillation.recipes import get_recipe
-    from modeseek.scaling.ranks import started
-    from modeseek.tasks.text_to_image import ImageRun, distill_images
+    from modeseek.tasks.text_to_image import ImageRun
 
     names = ("steps", "guidance", "noise", "space", "refresh", "samples", "sampler_steps", "interval", "lr")
     recipe = get_recipe(command.method, **{name: getattr(command, name) for name in names})
     chosen: dict[str, Any] = {"prompt": command.prompt, "negative": command.negative, "prior": prior_choice(command), "recipe": recipe}
     chosen |= {"seeds": tuple(range(command.seeds)), "representation": command.representation, "seed": command.seed}
-    out = run_folder(command.out, "image", command.prompt, command.method)
-    with started(command.device) as ranks, progress_bar(shown=ranks.leads) as progress:
-        task = progress.add_task(f"{command.method}: loading {command.prior}", total=recipe.steps)
-        for step in distill_images(ImageRun(**chosen), out, ranks=ranks):
+    return ImageRun(**chosen), run_folder(command.out, "image", command.prompt, command.method)
+
+
+def image(command: Image) -> None:
+    """Run `modeseek image`."""
+    from modeseek.scaling.ranks import started
+    from modeseek.tasks.loggers import logged, logger
+    from modeseek.tasks.text_to_image import distill_images
+
+    run, out = image_run(command)
+    with started(command.device) as ranks, progress_bar(shown=ranks.leads, json_lines=command.json) as progress:
+        log = logger(command.log, out) if command.log and ranks.leads else None
+        task = progress.add_task(f"{command.method}: loading {command.prior}", total=run.recipe.steps)
+        steps = distill_images(run, out, ranks=ranks, command=command_line("image", command))
+        for step in steps if log is None else logged(steps, out, log):
             progress.update(task, completed=step.index + 1, description=f"{command.method}: {step.calls:g} denoiser calls")
     if ranks.leads:
-        print(*(str(out / name) for name in ("run.json", "sheet.png", "animation.gif", "curves.png")), sep="\n")
+        names = ("index.html", "run.json", "sheet.png", "animation.gif", "curves.png")
+        report_files([out / name for name in names], json_lines=command.json)
 
 
 def sample(command: Sample) -> None:
@@ -79,5 +99,5 @@ def sample(command: Sample) -> None:
     out = run_folder(command.out, "sample", command.prompt)
     seeds = tuple(range(command.seeds))
     choice: dict[str, Any] = {"prompt": command.prompt, "negative": command.negative, "prior": prior_choice(command), "seeds": seeds}
-    draw(SampleRun(**choice, steps=command.steps, guidance=command.guidance), out)
-    print(out / "sheet.png")
+    draw(SampleRun(**choice, steps=command.steps, guidance=command.guidance), out, command=command_line("sample", command))
+    report_files([out / "index.html", out / "sheet.png"])

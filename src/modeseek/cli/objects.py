@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from modeseek.cli.options import Prompted, prior_choice, progress_bar, run_folder
+from modeseek.cli.options import Logged, Prompted, command_line, prior_choice, progress_bar, run_folder
+from modeseek.cli.progress import report_files
+
+if TYPE_CHECKING:
+    from modeseek.tasks.text_to_3d import ObjectRun
 
 
 @dataclass(frozen=True, kw_only=True)
-class Object(Prompted):
-    """Distil a 3-D object from a prompt into OUT: turntable, depth, normals, mesh, run.json. Resumes after a kill."""
+class Object(Prompted, Logged):
+    """Distil a 3-D object from a prompt into OUT: a page, turntable, depth, normals, mesh. Resumes after a kill."""
 
     method: str = "msd"
     """msd, msd-persistent, msd-published, sds, vsd or sdi."""
@@ -53,12 +57,15 @@ class Export:
     """Side of the texture in texels; 0: vertex colours."""
 
 
-def object_3d(command: Object) -> None:
-    """Run `modeseek 3d`."""
+def object_run(command: Object) -> tuple[ObjectRun, Path]:
+    """The run that the options describe, and its folder.
+
+    Raises:
+        InvalidInput: an unknown method.
+    """
     from modeseek.distillation.recipes import get_recipe
     from modeseek.distillation.recommend import PAPER_VIEW_RECIPES, VIEW_RECIPES
-    from modeseek.scaling.ranks import started
-    from modeseek.tasks.text_to_3d import ObjectRun, distill_object
+    from modeseek.tasks.text_to_3d import ObjectRun
 
     names = ("steps", "guidance", "sampler_steps", "refresh", "lr")
     recipes = PAPER_VIEW_RECIPES if command.preset == "paper" else VIEW_RECIPES
@@ -66,13 +73,25 @@ def object_3d(command: Object) -> None:
     chosen: dict[str, Any] = {"prompt": command.prompt, "negative": command.negative, "prior": prior_choice(command), "recipe": recipe}
     chosen |= {"preset": command.preset, "views": command.views, "perp_neg": command.perp_neg, "seed": command.seed}
     chosen |= {"size": command.size, "low": command.low}
-    out = run_folder(command.out, "3d", command.prompt, command.method)
-    with started(command.device) as ranks, progress_bar(shown=ranks.leads) as progress:
-        task = progress.add_task(f"{command.method}: loading {command.prior}", total=recipe.steps)
-        for step in distill_object(ObjectRun(**chosen), out, ranks=ranks):
+    return ObjectRun(**chosen), run_folder(command.out, "3d", command.prompt, command.method)
+
+
+def object_3d(command: Object) -> None:
+    """Run `modeseek 3d`."""
+    from modeseek.scaling.ranks import started
+    from modeseek.tasks.loggers import logged, logger
+    from modeseek.tasks.text_to_3d import distill_object
+
+    run, out = object_run(command)
+    with started(command.device) as ranks, progress_bar(shown=ranks.leads, json_lines=command.json) as progress:
+        log = logger(command.log, out) if command.log and ranks.leads else None
+        task = progress.add_task(f"{command.method}: loading {command.prior}", total=run.recipe.steps)
+        steps = distill_object(run, out, ranks=ranks, command=command_line("3d", command))
+        for step in steps if log is None else logged(steps, out, log):
             progress.update(task, completed=step.index + 1, description=f"{command.method}: {step.calls:g} denoiser calls per view")
     if ranks.leads:
-        print(*sorted(str(path) for path in out.iterdir() if path.suffix in (".gif", ".glb", ".json", ".png")), sep="\n")
+        made = sorted(path for path in out.iterdir() if path.suffix in (".gif", ".glb", ".html", ".json", ".png"))
+        report_files(made, json_lines=command.json)
 
 
 def export(command: Export) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shlex
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-if TYPE_CHECKING:
-    from rich.progress import Progress
+from modeseek.cli.progress import progress_bar as progress_bar
 
+if TYPE_CHECKING:
     from modeseek.tasks.text_to_image import PriorChoice
 
 
@@ -81,15 +82,50 @@ def image_size_of(text: str | None) -> int | tuple[int, int] | None:
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
 
+def slug(*words: str) -> str:
+    """A file name made of words, at most 80 characters long."""
+    return "-".join("".join(c if c.isalnum() else "-" for c in word.lower()) for word in words)[:80]
+
+
 def run_folder(out: Path | None, kind: str, *words: str) -> Path:
     """The output folder: the one given, or one named after the command and its words."""
-    slug = "-".join("".join(c if c.isalnum() else "-" for c in word.lower()) for word in words)
-    return out or Path("runs") / kind / slug[:80]
+    return out or Path("runs") / kind / slug(*words)
 
 
-def progress_bar(*, shown: bool = True) -> Progress:
-    """A progress bar with elapsed and remaining time."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+@dataclass(frozen=True, kw_only=True)
+class Reported:
+    """Options of every command that reports its progress."""
 
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    return Progress(TextColumn("{task.description}"), *columns, disable=not shown)
+    json: bool = False
+    """Print one JSON object per line on stdout instead of a progress bar."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Logged(Reported):
+    """Options of every command that yields steps."""
+
+    log: Literal["tensorboard", "wandb"] | None = None
+    """Send curves and frames to TensorBoard (OUT/tensorboard) or Weights & Biases as well."""
+
+
+def command_line(name: str, command: Any) -> str:
+    """The command line that gives the options of `command`, without defaults and without where results and reports go.
+
+    Example:
+        >>> command_line("image", Prompted(prompt="a red cube", guidance=2.0, out=Path("x")))
+        "modeseek image 'a red cube' --guidance 2.0"
+    """
+    words, given = [], []
+    for field in fields(command):
+        value = getattr(command, field.name)
+        if field.name in ("out", "json", "log") or value == field.default:
+            continue
+        flag = "--" + field.name.replace("_", "-")
+        if field.default is MISSING:
+            given.append(str(value))
+        elif isinstance(value, bool):
+            words.append(flag if value else "--no-" + field.name.replace("_", "-"))
+        else:
+            words += [flag, *(str(v) for v in (value if isinstance(value, tuple) else (value,)))]
+    guarded = ["--", *given] if any(word.startswith("-") for word in given) else []
+    return shlex.join(["modeseek", name, *([] if guarded else given), *words, *guarded])

@@ -71,6 +71,18 @@ class Step:
     converged: Tensor
     calls: float
 
+    def _repr_html_(self) -> str:
+        """The step in a notebook: its numbers, and its images or points."""
+        from modeseek.plots.display import step_html
+
+        return step_html(self)
+
+    def _repr_png_(self) -> bytes | None:
+        """The images of x as PNG; None where x holds none."""
+        from modeseek.plots.display import step_png
+
+        return step_png(self.x)
+
 
 class Learns(Protocol):
     """A gradient with a state of its own (VSD's network, a chain). The loop calls `adapt` after each estimate with the renders as they are

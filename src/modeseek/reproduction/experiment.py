@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from modeseek.pages import write_experiment_page
 from modeseek.sweeps.cells import Cell, Result, load
 from modeseek.sweeps.runner import check_folder, run_cells
 from modeseek.tasks.text_to_image import PriorChoice
@@ -66,7 +67,10 @@ class Experiment:
         for done, cell in enumerate(run_cells(cells, out, workers=workers, retry_failed=retry_failed), start=1):
             yield cell, done, len(cells)
         results = [result for cell in cells if (result := load(cell, out)) is not None]
-        self.finish(self.folder(out, settings), settings, cells, results)
+        folder = self.folder(out, settings)
+        self.finish(folder, settings, cells, results)
+        if (folder / "results.json").is_file():
+            write_experiment_page(folder)
 
     def folder(self, out: Path, settings: Settings) -> Path:
         """The folder of the tables and figures."""

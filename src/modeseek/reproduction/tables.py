@@ -28,7 +28,7 @@ def write_results(out: Path, experiment: str, *, rows: list[Row], config: dict[s
     for row in rows:
         row.setdefault("paper", published(row["density"], row["denoiser"], row["guidance"], row["method"]))
     head = {"experiment": experiment, "version": modeseek.__version__, "seed": config["seed"], "config": config}
-    write_json(out / "results.json", plain({**head, "rows": rows}))
+    write_json(out / "results.json", plain({**head, "columns": columns, "notes": notes, "rows": rows}))
     write_text(out / "results.md", markdown(experiment, rows, columns, notes))
 
 

@@ -1,4 +1,4 @@
-"""What every run keeps in its folder: run.json with its settings and whether it is finished, curves.jsonl with a line for each step."""
+"""The folder of a run: run.json holds its settings and its state, curves.jsonl one line per step, index.html its page."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from modeseek.core.errors import OutputError
 from modeseek.core.files import read_object, write_json, write_text
 from modeseek.core.locks import locked
 from modeseek.distillation.loop import Step
+from modeseek.pages import write_run_page
 from modeseek.scaling.ranks import ALONE, Ranks
 
 State = Literal["new", "going on", "finished"]
 
 
 @contextmanager
-def claimed(out: Path, run: Any, *, weights: str = "", ranks: Ranks = ALONE) -> Iterator[State]:
+def claimed(out: Path, run: Any, *, weights: str = "", ranks: Ranks = ALONE, facts: dict[str, Any] | None = None) -> Iterator[State]:
     """Hold `out` as this run's folder inside the block; yields whether the run is new, half done, or finished.
 
     Args:
@@ -31,6 +32,7 @@ def claimed(out: Path, run: Any, *, weights: str = "", ranks: Ranks = ALONE) -> 
         run: dataclass of settings.
         weights: a digest of the prior's weights: the same settings on other weights are another run.
         ranks: processes of the run, of which the first holds the folder.
+        facts: further entries of run.json, such as where the settings come from.
 
     Raises:
         FolderInUse: another process works in it.
@@ -40,13 +42,13 @@ def claimed(out: Path, run: Any, *, weights: str = "", ranks: Ranks = ALONE) -> 
 
         def take() -> State:
             stack.enter_context(locked(out))
-            return claim(out, plain_config(run), weights=weights)
+            return claim(out, plain_config(run), weights=weights, facts=facts)
 
         yield ranks.first(take)
 
 
-def claim(out: Path, config: dict[str, Any], *, weights: str = "") -> State:
-    """Make `out` this run's folder; `claimed` also locks it.
+def claim(out: Path, config: dict[str, Any], *, weights: str = "", facts: dict[str, Any] | None = None) -> State:
+    """Make `out` this run's folder; `claimed` also locks it. The page of a finished run is written if it is missing.
 
     Raises:
         OutputError: it holds a run with other settings, its run.json is damaged, or it cannot be written.
@@ -58,11 +60,31 @@ def claim(out: Path, config: dict[str, Any], *, weights: str = "") -> State:
             raise OutputError(f"{out} holds another run ({_difference(found['config'], config)}); choose another --out")
         if found.get("weights", weights) != weights:
             raise OutputError(f"{out} holds a run with other weights of the same prior; choose another --out")
-        return "finished" if found.get("finished") else "going on"
+        if not found.get("finished"):
+            return "going on"
+        if not (out / "index.html").exists():  # killed between run.json and the page
+            write_run_page(out)
+        return "finished"
     if (out / "sweep.json").exists():
         raise OutputError(f"{out} holds a sweep; choose another --out")
-    write_json(path, header(config, weights))
+    write_json(path, header(config, weights) | (facts or {}))
     return "new"
+
+
+def complete(out: Path, run: Any, weights: str, facts: dict[str, Any]) -> None:
+    """Mark the run in `out` as finished and write its page.
+
+    Args:
+        out: the folder.
+        run: dataclass of settings.
+        weights: a digest of the prior's weights.
+        facts: how the run ended. A command that run.json holds already is kept where `facts` has none.
+    """
+    path = out / "run.json"
+    command = read_object(path, "config").get("command") if path.exists() else None
+    kept = {"command": command} if command else {}
+    write_json(path, header(plain_config(run), weights, finished=True) | kept | facts)
+    write_run_page(out)
 
 
 def header(config: dict[str, Any], weights: str = "", *, finished: bool = False) -> dict[str, Any]:
@@ -89,7 +111,7 @@ def plain_config(run: Any) -> dict[str, Any]:
 
 
 def line_of(step: Step) -> dict[str, float]:
-    """A step's line of curves.jsonl: calls, and the batch means of bandwidth, residual and noise level, where there are any."""
+    """The line of curves.jsonl for a step: index, denoiser calls, and the batch means of bandwidth, residual and noise level, if any."""
     found = {"step": step.index, "calls": step.calls}
     for name in ("bandwidth", "residual", "sigma"):
         value = step.estimate.info.get(name)
@@ -129,7 +151,7 @@ class CurveLog:
 
 
 def lines_before(out: Path, step: float) -> list[dict[str, float]]:
-    """The lines a run has on disk of steps before `step`, in order, up to the first damaged one."""
+    """The lines of curves.jsonl before `step`, in order, up to the first damaged one."""
     path = out / "curves.jsonl"
     found: list[dict[str, float]] = []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:

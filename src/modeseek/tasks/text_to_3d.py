@@ -1,17 +1,17 @@
-"""From a prompt to an object: a NeRF distilled from views of a prior, and everything a run leaves on disk.
+"""Text to 3-D: distil a NeRF from a prompt with an image prior, and write the results to a folder.
 
-    run.json             what was run, and how it ended
-    preview.png          the object from four sides, refreshed as it goes
-    turntable.gif, turntable.png   images all around it, as a film and as a sheet; depth.png and normals.png beside them
-    mesh.glb, .obj, .ply           its surface; `modeseek export RUN` makes them again, at another resolution
-    curves.jsonl         a line a step
-    checkpoint.safetensors         from which a killed run goes on to the same object
+    index.html                     the run's page
+    run.json                       the settings, their sources, and whether the run has finished
+    preview.png, frames/           the object from four sides: the latest preview, and all of them by step
+    turntable.gif, turntable.png   24 views around the object; depth.png and normals.png from four sides
+    mesh.glb, .obj, .ply           its surface; `modeseek export RUN` extracts them again at another resolution
+    curves.jsonl                   one line per step
+    checkpoint.safetensors         the state from which an interrupted run resumes to the same object
 
-A prompt is extended by the word for each view ("..., side view"): cameras move, so which prompts a denoiser is asked for changes from step
-to step (`ViewDependentPrior`); with Perp-Neg each view is pushed off the words for the others, the more the further it is turned
-from them. A
-target that serves several steps needs the same cameras for as long, so the NeRF keeps them (`Views.refresh`). An object that is empty or
-fog (`degenerate`) at three previews in a row stops its run, with its state on disk.
+The name of each view is appended to the prompt ("..., side view"). Cameras change from step to step, and so do the prompts of the denoiser
+(`ViewDependentPrior`). With Perp-Neg, each view is guided away from the names of the other views. A cached target needs the cameras it
+was computed for, so the NeRF keeps them for as many steps (`Views.refresh`). A run stops with its state on disk if the object is empty or
+its density is diffuse everywhere (`degenerate`) at three previews in a row.
 """
 
 from __future__ import annotations
@@ -26,39 +26,41 @@ import torch
 from torch import Tensor
 
 from modeseek.core.errors import Degenerate, InvalidInput, OutputError, WeightsError
-from modeseek.core.files import read_object, read_state, write_json
+from modeseek.core.files import read_object, read_state
 from modeseek.core.identity import digest
 from modeseek.distillation import Step
 from modeseek.distillation.interface import optimise_recipe
 from modeseek.distillation.recipes import Recipe, scale_of
-from modeseek.distillation.recommend import VIEW_RECIPES
+from modeseek.distillation.recommend import PAPER_VIEW_RECIPES, VIEW_RECIPES
+from modeseek.pages import write_run_page
 from modeseek.plots.images import save_animation, save_image, save_sheet, tiled
 from modeseek.priors.base import ImagePrior
 from modeseek.representations.nerf import Cameras, NeRF, NeRFSettings, Ranges, degenerate, extract_mesh
 from modeseek.scaling.ranks import ALONE, Ranks
-from modeseek.tasks.run_folder import CurveLog, claimed, header, plain_config, write_lines
-from modeseek.tasks.text_to_image import PriorChoice
+from modeseek.tasks.prior_choice import PriorChoice
+from modeseek.tasks.provenance import described
+from modeseek.tasks.run_folder import CurveLog, claimed, complete, plain_config, write_lines
 
 PREVIEWS = 20
-PATIENCE = 3  # previews in a row at which an object may be empty or fog before its run is stopped
+PATIENCE = 3  # a run stops when its object is degenerate at this many previews in a row
 TURNTABLE = 24
 
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectRun:
-    """One distillation of an object.
+    """The settings of a distillation of an object.
 
     Args:
-        prompt: what to make, without a view.
-        negative: what to guide away from.
-        prior: which model.
+        prompt: text prompt, without the name of a view.
+        negative: negative prompt.
+        prior: the image prior.
         recipe: the gradient and its settings.
-        preset: "cpu" (small, for the embedded prior) or "paper".
-        views: images a step; None: the preset's.
-        size: side of a rendered image; None: the prior's, or the preset's where that is larger.
-        low: (side, step): another size until that step; None: one size throughout.
-        perp_neg: push each view off the words for the others.
-        seed: of everything random.
+        preset: "cpu" (a small volume, for the embedded prior) or "paper".
+        views: rendered views per step; None: the preset's.
+        size: side of a render in pixels; None: the prior's, or the preset's with "paper".
+        low: (side, step): another side until that step; None: one side throughout.
+        perp_neg: use Perp-Neg between the names of the views.
+        seed: seed of all randomness.
     """
 
     prompt: str
@@ -106,9 +108,9 @@ def untrained_nerf(run: ObjectRun, image_size: tuple[int, int] | None) -> NeRF:
 def steps_of(
     run: ObjectRun, prior: ImagePrior, nerf: NeRF, *, checkpoint: Path | None = None, identity: str | None = None, ranks: Ranks = ALONE
 ) -> Iterator[Step]:
-    """The optimisation loop of a run on its NeRF; `ranks` share the views of a step."""
+    """Return the iterator that optimises the NeRF of a run; `ranks` share the views of a step."""
     if run.perp_neg and getattr(getattr(prior, "family", None), "guidance", "classifier-free") != "classifier-free":
-        raise InvalidInput("Perp-Neg needs a model with classifier-free guidance; this one has its guidance built in or none")
+        raise InvalidInput("Perp-Neg needs a model with classifier-free guidance; this one has distilled guidance or none: drop perp_neg")
     nerf.ranks = ranks
     return optimise_recipe(
         nerf,
@@ -131,20 +133,28 @@ def _optimiser(nerf: NeRF, parameters: Any, lr: float) -> torch.optim.Optimizer:
     return torch.optim.AdamW(nerf.groups(lr), betas=(0.9, 0.99), eps=1e-15)
 
 
-def distill_object(run: ObjectRun, out: Path, *, prior: ImagePrior | None = None, ranks: Ranks = ALONE) -> Iterator[Step]:
-    """Distil the run's object into `out`, yielding each step; a finished run yields nothing and is left as it is.
+def distill_object(
+    run: ObjectRun, out: Path, *, prior: ImagePrior | None = None, ranks: Ranks = ALONE, command: str = ""
+) -> Iterator[Step]:
+    """Distil the object of a run into a folder and yield each step. A finished run yields nothing and is not changed.
 
-    With several `ranks` every process calls this with the same run; the first alone writes. A `prior` that is given is used instead of
-    opening the run's.
+    Args:
+        run: the settings.
+        out: the folder; an interrupted run in it resumes.
+        prior: used instead of loading the run's.
+        ranks: processes that share the views. Each calls this with the same run; only the first writes.
+        command: the command line, for the run's page.
 
     Raises:
-        RankLost: another process died or froze.
-        Degenerate: the object is empty or fog at three previews in a row; its state and its previews stay.
+        RankLost: another process died or stopped responding.
+        Degenerate: the object is empty or diffuse at three previews in a row; its state, its previews and its page are kept.
         OutputError: the folder holds another run, or cannot be written.
-        InvalidInput, WeightsError: the prior cannot be opened, or the prompt means nothing to it.
+        InvalidInput, WeightsError: the prior cannot be loaded, or it does not accept the prompt.
     """
-    weights = run.prior.digest()
-    with claimed(out, run, weights=weights, ranks=ranks) as state:
+    weights, paper = run.prior.digest(), run.preset == "paper"
+    named: dict[str, Any] = {"recipes": PAPER_VIEW_RECIPES if paper else VIEW_RECIPES, "command": command}
+    named["recipes_name"] = "PAPER_VIEW_RECIPES" if paper else "VIEW_RECIPES"
+    with claimed(out, run, weights=weights, ranks=ranks, facts=described(run, "3d", **named)) as state:
         if state == "finished":
             return
         prior = prior or replace(run.prior, device=ranks.device(run.prior.device)).open()
@@ -156,31 +166,36 @@ def distill_object(run: ObjectRun, out: Path, *, prior: ImagePrior | None = None
         for step in steps_of(run, prior, nerf, checkpoint=checkpoint, identity=identity, ranks=ranks):
             curve.add(step)
             if ranks.leads and ((step.index + 1) % stride == 0 or step.index == 0):
-                save_image(out / "preview.png", tiled(around(nerf, 4), 4))
+                preview = tiled(around(nerf, 4), 4)
+                save_image(out / "frames" / f"{step.index:06d}.png", preview)
+                save_image(out / "preview.png", preview)
             if (step.index + 1) % stride == 0 and stride > 1:
                 wrong = degenerate(nerf.field)
                 lost = [*lost, wrong] if wrong else []
                 if len(lost) >= PATIENCE:
+                    ranks.first(lambda: write_run_page(out))
                     words = f"the object is {wrong} and has been for {PATIENCE} previews"
                     raise Degenerate(
                         f"step {step.index}: {words}; its last state is in {out}: try another --seed, or a lower --lr, in another --out"
                     )
             yield step
-        ranks.first(lambda: _finish(out, run, weights, curve.lines, nerf, scale_of(run.recipe, prior)))
+        scale, views = scale_of(run.recipe, prior), nerf.settings.views.count
+        decided = {"guidance": scale, "image_size": list(prior.image_size), "views": views, "size": list(nerf.size)}
+        facts = described(run, "3d", **named, from_prior=decided) | {"guidance": scale}
+        ranks.first(lambda: _finish(out, run, weights, curve.lines, nerf, facts))
 
 
-def _finish(out: Path, run: ObjectRun, weights: str, lines: list[dict[str, float]], nerf: NeRF, scale: float) -> None:
-    """Everything that is written once, at the end; run.json last."""
+def _finish(out: Path, run: ObjectRun, weights: str, lines: list[dict[str, float]], nerf: NeRF, facts: dict[str, Any]) -> None:
+    """Write the results; run.json and the page last."""
     write_lines(out, lines)
     calls = lines[-1]["calls"] if lines else 0.0
     show(nerf, out)
-    facts = {"guidance": scale, "calls": calls, "image_size": nerf.settings.views.size} | export_mesh(nerf, out)
-    write_json(out / "run.json", header(plain_config(run), weights, finished=True) | facts)
+    complete(out, run, weights, facts | {"calls": calls, "image_size": nerf.settings.views.size} | export_mesh(nerf, out))
 
 
 @torch.no_grad()
 def around(nerf: NeRF, count: int, *, elevation: float = 20.0, size: int | None = None) -> Tensor:
-    """Images from all around, the front first: (count, 3, h, w)."""
+    """Render views at equal angles around the object, the front first: (count, 3, h, w)."""
     side = (size, size) if size is not None else None
     cameras = [Cameras.orbit([360.0 * k / count], elevation) for k in range(count)]
     return torch.cat([nerf.render(camera, side).image for camera in cameras])
@@ -188,7 +203,7 @@ def around(nerf: NeRF, count: int, *, elevation: float = 20.0, size: int | None 
 
 @torch.no_grad()
 def show(nerf: NeRF, out: Path, *, size: int = 128) -> None:
-    """The turntable, and depth and normals from four sides."""
+    """Write the turntable, and depth and normals from four sides."""
     images = around(nerf, TURNTABLE, size=size)
     save_animation(out / "turntable.gif", list(images))
     save_sheet(out / "turntable.png", list(images.split(8)))
@@ -205,7 +220,7 @@ def show(nerf: NeRF, out: Path, *, size: int = 128) -> None:
 def export_mesh(
     nerf: NeRF, out: Path, *, resolution: int = 96, threshold: float | None = None, texture: int | None = 512
 ) -> dict[str, Any]:
-    """mesh.glb and .obj with a texture, .ply with vertex colours; what they are, or why there is none."""
+    """Write mesh.glb and .obj with a texture and .ply with vertex colours; return their facts, or why there is no mesh."""
     try:
         mesh = extract_mesh(nerf.field, resolution=resolution, threshold=threshold)
     except InvalidInput as error:

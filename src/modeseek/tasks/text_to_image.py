@@ -1,29 +1,28 @@
-"""From a prompt to images: one run of a recipe on an image prior, with everything it leaves on disk.
+"""Text to image: distil images of a prompt with a recipe and an image prior, and write the results to a folder.
 
-run.json            what was run, and how it ended
-image-K.png       the result of seed K, pixel for pixel
-frames/             the seeds side by side, every so many steps
-sheet.png           the frames as a contact sheet over time, a row a seed
-animation.gif       the frames as a film
-curves.jsonl        a line a step: calls, bandwidth, residual, noise level; curves.png shows them
-checkpoint.safetensors   from which a killed run goes on to the same pixels
+index.html          the run's page
+run.json            the settings, their sources, and whether the run has finished
+image-K.png         the result of seed K
+frames/             the images of all seeds next to each other, at about 24 steps
+sheet.png           the frames as a contact sheet, one row per seed
+animation.gif       the frames as an animation
+curves.jsonl        one line per step: denoiser calls, bandwidth, residual, noise level; curves.png plots them
+checkpoint.safetensors   the state from which an interrupted run resumes to the same pixels
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from modeseek.core.errors import InvalidInput, NonFiniteError
-from modeseek.core.files import write_json
-from modeseek.core.identity import digest, folder_digest
+from modeseek.core.identity import digest
 from modeseek.core.sampling import ddim
 from modeseek.core.schedules import sampling_levels
 from modeseek.distillation import Step
@@ -32,76 +31,28 @@ from modeseek.distillation.recipes import RECIPES, Recipe, scale_of
 from modeseek.plots import Curve, save_curves
 from modeseek.plots.images import save_animation, save_image, save_sheet, tiled
 from modeseek.priors.base import ImagePrior
-from modeseek.priors.pipelines import load_prior
-from modeseek.priors.solids import ASSETS, solids_prior
 from modeseek.representations import CoordinateMLP, Latents, Pixels
 from modeseek.scaling.ranks import ALONE, Ranks
-from modeseek.tasks.run_folder import CurveLog, claimed, header, plain_config, write_lines
+from modeseek.tasks.prior_choice import PriorChoice
+from modeseek.tasks.provenance import described
+from modeseek.tasks.run_folder import CurveLog, claimed, complete, plain_config, write_lines
 
 RepresentationName = Literal["mlp", "pixels", "latents"]
 FRAMES = 24
 
 
 @dataclass(frozen=True, kw_only=True)
-class PriorChoice:
-    """Which prior, and where it runs.
-
-    Args:
-        name: "solids", a folder in diffusers' layout, or a hub id.
-        device: "cpu", "cuda", ...
-        dtype: of its networks.
-        image_size: (height, width) in pixels, or the side of a square; None: the model's own.
-        variant: weight files to prefer, such as "fp16".
-        subfolder: of the folder or hub id, where the pipeline lies in one.
-        config: for a checkpoint file: a folder with its configuration.
-        prediction: what the network predicts, where its scheduler's configuration is wrong.
-        check: evaluate the model once at load.
-        download: whether a hub id that is not on disk may be fetched.
-    """
-
-    name: str = "solids"
-    device: str = "cpu"
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    image_size: int | tuple[int, int] | None = None
-    variant: str | None = None
-    subfolder: str | None = None
-    config: str | None = None
-    prediction: Literal["eps", "v", "x0", "flow"] | None = None
-    check: bool = True
-    download: bool = False
-
-    def open(self) -> ImagePrior:
-        """The prior, loaded and frozen."""
-        if self.name == "solids":
-            return solids_prior(device=self.device, dtype=self.dtype)
-        size = self.image_size
-        size = None if size is None else (size, size) if isinstance(size, int) else (size[0], size[1])
-        names = ("device", "dtype", "variant", "subfolder", "config", "prediction", "check", "download")
-        return load_prior(self.name, image_size=size, **{name: getattr(self, name) for name in names})
-
-    def digest(self) -> str:
-        """A digest of the prior's weights: of the package's networks, of a folder's files, or the name of a model of the hub."""
-        return _digest(self.name)
-
-
-@cache
-def _digest(name: str) -> str:
-    path = ASSETS if name == "solids" else Path(name).expanduser()
-    return folder_digest(path) if path.is_dir() else name
-
-
-@dataclass(frozen=True, kw_only=True)
 class ImageRun:
-    """One distillation of images from a prompt.
+    """The settings of a distillation of images.
 
     Args:
-        prompt: what to draw.
-        negative: what to guide away from.
-        prior: which model.
+        prompt: text prompt.
+        negative: negative prompt.
+        prior: the image prior.
         recipe: the gradient and its settings.
-        seeds: one image each.
+        seeds: one image for each, its initial parameters drawn with that seed.
         representation: "mlp" (the paper's coordinate network), "pixels" or "latents".
-        seed: of the gradient's randomness.
+        seed: seed of the gradient's randomness.
     """
 
     prompt: str
@@ -114,7 +65,7 @@ class ImageRun:
 
 
 def canvas(kind: RepresentationName, prior: ImagePrior, seeds: Sequence[int]) -> nn.Module:
-    """What is optimised: a batch of one image (or latent) a seed."""
+    """The representation to optimise: a batch of one image, or latent, per seed."""
     if kind == "latents":
         return Latents(seeds, event=prior.event, std=prior.data_std).to(prior.device)
     if kind not in ("mlp", "pixels"):
@@ -137,10 +88,23 @@ def distilled(
     identity: str | None = None,
     ranks: Ranks = ALONE,
 ) -> tuple[nn.Module, Iterator[Step]]:
-    """The canvas and the loop that paints on it, one image for each of `prompts` and `seeds` side by side; `ranks` share their work.
+    """Return the representation and the iterator that optimises it: one image for each pair of `prompts` and `seeds`.
+
+    Args:
+        prior: the image prior.
+        prompts: one per image.
+        recipe: the gradient and its settings.
+        guidance: guidance scale where the recipe has none; None: the prior's default.
+        seeds: one per image.
+        representation: "mlp", "pixels" or "latents".
+        negative: negative prompt.
+        seed: seed of the gradient's randomness.
+        checkpoint: file to save to and to resume from.
+        identity: of the run, which its checkpoint must have.
+        ranks: processes that share the batch.
 
     Raises:
-        InvalidInput: a recipe in image space on free latents.
+        InvalidInput: a recipe in image space with free latents.
     """
     made = canvas(representation, prior, seeds)
     steps = optimise_recipe(
@@ -161,7 +125,7 @@ def distilled(
 
 @torch.no_grad()
 def images_of(made: nn.Module, prior: ImagePrior) -> Tensor:
-    """What the canvas shows now: (n, 3, h, w) in [0, 1]."""
+    """The current images of a representation: (n, 3, h, w) in [0, 1]."""
     shown = made()
     return (prior.decode(shown) if isinstance(made, Latents) else shown).clamp(0, 1)
 
@@ -170,7 +134,7 @@ def images_of(made: nn.Module, prior: ImagePrior) -> Tensor:
 def sampled(
     prior: ImagePrior, prompts: Sequence[str], *, guidance: float | None = None, steps: int, seeds: Sequence[int], negative: str = ""
 ) -> Tensor:
-    """DDIM images, one for each prompt and seed side by side: (n, 3, h, w) in [0, 1]. `steps` denoiser calls."""
+    """Sample with DDIM, one image for each pair of prompt and seed: (n, 3, h, w) in [0, 1]. Costs `steps` denoiser calls."""
     noise = torch.stack([torch.randn(prior.event, generator=torch.Generator().manual_seed(s)) for s in seeds]).to(prior.device)
     levels = sampling_levels(steps, prior.sigmas)
     x = ddim(prior.denoiser(prompts, guidance=guidance, negative=negative or None), levels[0] * noise, levels)
@@ -178,18 +142,23 @@ def sampled(
 
 
 # ---------------------------------------------------------------- runs on disk
-def distill_images(run: ImageRun, out: Path, *, ranks: Ranks = ALONE) -> Iterator[Step]:
-    """Distil the run's images into `out`, yielding each step; a finished run yields nothing and is left as it is.
+def distill_images(run: ImageRun, out: Path, *, ranks: Ranks = ALONE, command: str = "") -> Iterator[Step]:
+    """Distil the images of a run into a folder and yield each step. A finished run yields nothing and is not changed.
 
-    With several `ranks` every process calls this with the same run; the first alone writes.
+    Args:
+        run: the settings.
+        out: the folder; an interrupted run in it resumes.
+        ranks: processes that share the work. Each calls this with the same run; only the first writes.
+        command: the command line, for the run's page.
 
     Raises:
-        RankLost: another process died or froze.
+        RankLost: another process died or stopped responding.
         OutputError: the folder holds another run, or cannot be written.
-        InvalidInput, WeightsError: the prior cannot be opened, or the prompt means nothing to it.
+        InvalidInput, WeightsError: the prior cannot be loaded, or it does not accept the prompt.
     """
     weights = run.prior.digest()
-    with claimed(out, run, weights=weights, ranks=ranks) as state:
+    named: dict[str, Any] = {"recipes": RECIPES, "recipes_name": "RECIPES", "command": command}
+    with claimed(out, run, weights=weights, ranks=ranks, facts=described(run, "image", **named)) as state:
         if state == "finished":
             return
         prior = replace(run.prior, device=ranks.device(run.prior.device)).open()
@@ -214,7 +183,10 @@ def distill_images(run: ImageRun, out: Path, *, ranks: Ranks = ALONE) -> Iterato
                 _save_frame(out, step.index, images_of(made, prior))
             last = step
             yield step
-        ranks.first(lambda: _finish(out, run, weights, curve.lines, images_of(made, prior), last, scale_of(run.recipe, prior)))
+        scale, converged = scale_of(run.recipe, prior), bool(last.converged.all()) if last is not None else False
+        facts = described(run, "image", **named, from_prior={"guidance": scale, "image_size": list(prior.image_size)})
+        facts |= {"guidance": scale, "converged": converged}
+        ranks.first(lambda: _finish(out, run, weights, curve.lines, images_of(made, prior), facts))
 
 
 def _save_frame(out: Path, index: int, images: Tensor) -> None:
@@ -222,7 +194,7 @@ def _save_frame(out: Path, index: int, images: Tensor) -> None:
 
 
 def _frames(out: Path, count: int) -> tuple[list[int], list[Tensor]]:
-    """Steps of the frames on disk, and each as (count, 3, h, w)."""
+    """The steps of the frames on disk, and each frame as (count, 3, h, w)."""
     found: dict[int, Tensor] = {}
     for path in sorted((out / "frames").glob("*.png")):
         with Image.open(path) as file:
@@ -231,8 +203,8 @@ def _frames(out: Path, count: int) -> tuple[list[int], list[Tensor]]:
     return list(found), list(found.values())
 
 
-def _finish(out: Path, run: ImageRun, weights: str, lines: list[dict[str, float]], images: Tensor, last: Step | None, scale: float) -> None:
-    """Everything that is written once, at the end; run.json last."""
+def _finish(out: Path, run: ImageRun, weights: str, lines: list[dict[str, float]], images: Tensor, facts: dict[str, Any]) -> None:
+    """Write the results; run.json and the page last."""
     write_lines(out, lines)
     for seed, image in zip(run.seeds, images, strict=True):
         save_image(out / f"image-{seed}.png", image)
@@ -248,15 +220,22 @@ def _finish(out: Path, run: ImageRun, weights: str, lines: list[dict[str, float]
         if with_value:
             panels.append((name, "step", name, [Curve(name, [line["step"] for line in with_value], [line[name] for line in with_value])]))
     save_curves(out / "curves.png", panels)
-    calls = lines[-1]["calls"] if lines else 0.0
-    converged = bool(last.converged.all()) if last is not None else False
-    facts = {"guidance": scale, "calls": calls, "steps_done": int(lines[-1]["step"]) + 1 if lines else 0, "converged": converged}
-    write_json(out / "run.json", header(plain_config(run), weights, finished=True) | facts)
+    counts = {"calls": lines[-1]["calls"], "steps_done": int(lines[-1]["step"]) + 1} if lines else {"calls": 0.0, "steps_done": 0}
+    complete(out, run, weights, facts | counts)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleRun:
-    """DDIM images of a prompt, the reference that every gradient is held against."""
+    """The settings of DDIM samples of a prompt, the reference for every gradient.
+
+    Args:
+        prompt: text prompt.
+        negative: negative prompt.
+        prior: the image prior.
+        seeds: one image for each.
+        steps: DDIM steps, each one denoiser call.
+        guidance: guidance scale; None: the prior's default.
+    """
 
     prompt: str
     negative: str = ""
@@ -266,10 +245,21 @@ class SampleRun:
     guidance: float | None = None
 
 
-def sample(run: SampleRun, out: Path) -> Tensor:
-    """Draw the run's images into `out`: image-K.png, sheet.png and run.json. Returns them."""
+def sample(run: SampleRun, out: Path, *, command: str = "") -> Tensor:
+    """Sample the images of a run into a folder and return them: (n, 3, h, w) in [0, 1].
+
+    Args:
+        run: the settings.
+        out: the folder: image-K.png, sheet.png, run.json, index.html.
+        command: the command line, for the run's page.
+
+    Raises:
+        OutputError: the folder holds another run, or cannot be written.
+        InvalidInput, WeightsError: the prior cannot be loaded, or it does not accept the prompt.
+        NonFiniteError: the samples hold NaN or infinite values.
+    """
     weights = run.prior.digest()
-    with claimed(out, run, weights=weights):
+    with claimed(out, run, weights=weights, facts=described(run, "sample", command=command)):
         prior = run.prior.open()
         guidance = prior.default_guidance if run.guidance is None else run.guidance
         prompts = [run.prompt] * len(run.seeds)
@@ -279,6 +269,7 @@ def sample(run: SampleRun, out: Path) -> Tensor:
         for seed, image in zip(run.seeds, images, strict=True):
             save_image(out / f"image-{seed}.png", image)
         save_sheet(out / "sheet.png", list(images.split(8)), rows_named=[run.prompt] if len(images) <= 8 else ())
-        facts = {"guidance": guidance, "calls": run.steps}
-        write_json(out / "run.json", header(plain_config(run), weights, finished=True) | facts)
+        decided = {"guidance": guidance, "image_size": list(prior.image_size)}
+        facts = described(run, "sample", command=command, from_prior=decided)
+        complete(out, run, weights, facts | {"guidance": guidance, "calls": run.steps})
         return images

@@ -1,0 +1,84 @@
+"""`modeseek app`: the app in a browser. Its forms are the options of `image`, `3d` and `edit`."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modeseek.cli.images import Image, image_run
+from modeseek.cli.objects import Object, object_run
+from modeseek.cli.options import command_line, slug
+
+if TYPE_CHECKING:
+    from modeseek.app import Job, Tab
+
+
+@dataclass(frozen=True, kw_only=True)
+class App:
+    """Type prompts in a browser: images, 3-D objects, edits, comparisons. Served on this machine's loopback interface alone."""
+
+    out: Path = Path("runs/app")
+    """Folder for the runs."""
+    port: int = 7860
+    """Port of the server; 0 takes a free one."""
+
+
+def app(command: App) -> None:
+    """Run `modeseek app`."""
+    from modeseek.app import launch
+
+    launch(tabs(command.out), command.out, port=command.port)
+
+
+def tabs(root: Path) -> list[Tab]:
+    """The app's tabs; their runs go to folders below `root`."""
+    from modeseek.app import Tab
+    from modeseek.distillation.recipes import RECIPES
+    from modeseek.distillation.recommend import VIEW_RECIPES
+
+    image = Tab("Image", _default_first(RECIPES), partial(image_job, root), representations=("mlp", "pixels", "latents"))
+    return [image, Tab("3-D", _default_first(VIEW_RECIPES), partial(object_job, root), many=False)]
+
+
+def _default_first(recipes: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(sorted(recipes, key=lambda name: name != "msd"))
+
+
+def _shared(form: dict[str, Any]) -> dict[str, Any]:
+    """The values that every form has; empty fields keep their defaults."""
+    chosen = {"prompt": form["prompt"], "method": form["method"], "prior": form["prior"].strip() or "solids", "device": form["device"]}
+    chosen |= {"negative": form["negative"], "seed": int(form["seed"] or 0)}
+    return chosen | {name: form[name] for name in ("guidance", "lr", "steps") if form[name] is not None}
+
+
+def _folder(root: Path, kind: str, command: Any) -> Path:
+    """A folder of the command's own: the same settings give the same folder, so a stopped run resumes."""
+    digest = hashlib.sha256(repr(replace(command, out=None)).encode()).hexdigest()[:8]
+    return root / kind / f"{slug(command.prompt, command.method)}-{digest}"
+
+
+def image_job(root: Path, form: dict[str, Any]) -> Job:
+    """The form of the image tab as a job."""
+    from modeseek.app import Job
+    from modeseek.tasks.text_to_image import distill_images
+
+    command = Image(**_shared(form), seeds=int(form["seeds"]), representation=form["representation"])
+    command = replace(command, out=_folder(root, "image", command))
+    run, out = image_run(command)
+    words = command_line("image", command)
+    return Job(title=run.prompt, folder=out, total=run.recipe.steps, steps=lambda: distill_images(run, out, command=words))
+
+
+def object_job(root: Path, form: dict[str, Any]) -> Job:
+    """The form of the 3-D tab as a job."""
+    from modeseek.app import Job
+    from modeseek.tasks.text_to_3d import distill_object
+
+    command = Object(**_shared(form))
+    command = replace(command, out=_folder(root, "3d", command))
+    run, out = object_run(command)
+    words = command_line("3d", command)
+    return Job(title=run.prompt, folder=out, total=run.recipe.steps, steps=lambda: distill_object(run, out, command=words))
