@@ -1,6 +1,7 @@
 """Shared fixtures: float64, asymmetric targets (symmetric ones hide sign errors), seeded generators."""
 
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -36,6 +37,21 @@ def pipeline_folder(tmp_path_factory):
 
     root = tmp_path_factory.mktemp("pipelines")
     return cache(lambda family: tiny.write(family, root / family))
+
+
+@pytest.fixture
+def tiny_hub(pipeline_folder, monkeypatch):
+    """Ids of the hub given to `from_pretrained` of a pipeline class of diffusers stand for the tiny pipeline of that class."""
+    import diffusers
+
+    families = {"PixArtSigmaPipeline": "pixart-sigma", "AuraFlowPipeline": "auraflow", "StableDiffusionPipeline": "sd1"}
+    real = diffusers.DiffusionPipeline.from_pretrained.__func__
+
+    def from_pretrained(cls, source, **settings):
+        is_id = cls.__name__ in families and not Path(source).exists()
+        return real(cls, pipeline_folder(families[cls.__name__]) if is_id else source, **settings)
+
+    monkeypatch.setattr(diffusers.DiffusionPipeline, "from_pretrained", classmethod(from_pretrained))
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ def commands():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
-def test_python_blocks_run(page, tmp_path, monkeypatch, pipeline_folder):
+def test_python_blocks_run(page, tmp_path, monkeypatch, pipeline_folder, tiny_hub):
     """The blocks of a page run in order, in one namespace and an empty folder; hub ids stand for tiny pipelines on disk."""
     import modeseek
     from modeseek.priors import load

@@ -1,6 +1,8 @@
 """Priors from a user's network: digits of one channel, every parametrisation, value ranges, VSD, and what goes wrong."""
 
 import dataclasses
+import re
+from pathlib import Path
 
 import pytest
 import tiny
@@ -223,3 +225,23 @@ def test_wrong_conditions_and_outputs_are_named():
         digits().encode(torch.rand(1, 1, 14, 28))
     with pytest.raises(InvalidInput, match="low < high"):
         PixelRange(1.0, 1.0)
+
+
+# ---------------------------------------------------------------- the how-to page
+def test_the_page_on_your_own_network(pipeline_folder, tiny_hub, capsys):
+    """Its code runs as typed, and its two models of diffusers equal the families of `load_prior`."""
+    page = Path(__file__).parents[1] / "docs" / "bring-your-own-network.md"
+    names = {}
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.S):
+        exec(block, names)
+    assert names["image"].shape == (1, 3, 16, 16)
+    assert "2 3.0" in capsys.readouterr().out
+    for name, family in (("pixart", "pixart-sigma"), ("auraflow", "auraflow")):
+        found, prompts = names[f"{name}_prior"], ["a red cube", "photo of a sphere"]
+        loaded = load_prior(pipeline_folder(family))
+        x, sigma = noise(2, *loaded.event), torch.tensor([0.5, 3.0])
+        settings = {"guidance": 3.0, "negative": "photo"}
+        assert_close(found.denoiser(prompts, **settings)(x, sigma), loaded.denoiser(prompts, **settings)(x, sigma), rtol=1e-5, atol=1e-5)
+        assert found.sigmas == loaded.sigmas
+        image = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+        assert_close(found.encode(image), loaded.encode(image))

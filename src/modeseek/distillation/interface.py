@@ -45,7 +45,7 @@ def distill(
     accumulate: int = 1,
     stop: Stop | None = None,
     seed: int = 0,
-    checkpoint: Path | None = None,
+    checkpoint: str | Path | None = None,
     every: int = 25,
     ranks: Ranks = ALONE,
     **settings: Any,

@@ -108,7 +108,7 @@ def optimise(
     accumulate: int = 1,
     stop: Stop | None = None,
     seed: int = 0,
-    checkpoint: Path | None = None,
+    checkpoint: str | Path | None = None,
     every: int = 25,
     identity: str | None = None,
     ranks: Ranks = ALONE,
@@ -167,7 +167,7 @@ def optimise(
     trained = f"{type(representation).__name__} {type(updates.optimiser).__name__}"
     identity = f"{arguments} {trained} {digest(described(gradient)) if identity is None else identity}"
     parts = {"representation": representation, "optimiser": updates, "cached": cached, "gradient": learner}
-    run = _Run(identity, checkpoint, parts, rng, saves=ranks.leads)
+    run = _Run(identity, None if checkpoint is None else Path(checkpoint), parts, rng, saves=ranks.leads)
     run.resume()
     ranks.same(run.done, "the steps that the checkpoint has done")
 
