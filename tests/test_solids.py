@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from modeseek.core.errors import InvalidInput
 from modeseek.reproduction.training import networks
 from modeseek.reproduction.training.data import STRUCTURES, Bank, build_bank, read_bank
-from modeseek.reproduction.training.losses import unet_loss
+from modeseek.reproduction.training.losses import stored_latents, unet_loss
 from modeseek.reproduction.training.networks import autoencoder, scheduler
-from modeseek.reproduction.training.solids import SolidsConfig, Stage, normalise
+from modeseek.reproduction.training.solids import normalise
+from modeseek.reproduction.training.stage import Stage
 from modeseek.solids.attributes import ATTRIBUTES, labels
 from modeseek.solids.captions import BACKGROUNDS, BASES, COLOURS, COMPOSITES, SHAPES, VIEWS, WORDS, Scene, check_words, parse, scenes
 from modeseek.solids.rendering import AMBIENT, DISTANCE, FIELD_OF_VIEW, LIGHT, Cameras, colour, hits, normals, palette, render, trace
@@ -230,7 +231,7 @@ def test_a_stage_resumes_to_the_same_weights(tmp_path):
 
         return Stage(name="line", network=network, loss=loss, steps=20, lr=0.05)
 
-    config = SolidsConfig()
+    config = "settings"
     whole = stage()
     *_, last = whole.run(tmp_path / "whole", config, every=5)
     for step in (broken := stage()).run(tmp_path / "broken", config, every=5):
@@ -259,7 +260,7 @@ def test_the_unets_loss_vanishes_at_the_exact_prediction(rng):
             return (a / b)[t, None, None, None] * z + self.off
 
     ids = torch.tensor([[5, 6], [5, 7], [0, 1]], dtype=torch.short)  # two captions, and the empty one
-    loss, network = unet_loss(torch.zeros(2, 8, 4, 4), ids), Exact()
+    loss, network = unet_loss(stored_latents(torch.zeros(2, 8, 4, 4), ids[:2])), Exact()
     assert float(loss(network, rng, 0).detach()) < 1e-9
     network.off.data.fill_(0.5)
     assert float(loss(network, rng, 1).detach()) == pytest.approx(0.25, rel=1e-3)
@@ -273,7 +274,7 @@ def test_the_text_tower_learns_with_the_unet():
     """All its tensors but the key biases, which softmax cannot see, get a gradient, and the loss falls along it as far as it says."""
     torch.manual_seed(3)
     network, ids = networks.Conditioned(), torch.tensor(tokenizer()(["a red cube", ""], padding="max_length").input_ids)
-    loss = unet_loss(torch.randn(1, 8, 16, 16), ids)
+    loss = unet_loss(stored_latents(torch.randn(1, 8, 16, 16), ids[:1]))
 
     def value():
         return loss(network, torch.Generator().manual_seed(0), 0)

@@ -24,7 +24,9 @@ class Train:
     start: Path | None = None
     """For solids: folder of a trained prior whose UNet is trained further; its other networks are kept."""
     device: str = "cpu"
-    """For solids: cpu, cuda, mps."""
+    """For solids: cpu, cuda, mps. On a GPU: larger batches and networks, and a UNet that is compiled if its gradient stays right."""
+    minutes: float | None = None
+    """For solids: time for the whole training, in which every schedule ends; by default the number of steps decides."""
 
 
 def train(command: Train) -> None:
@@ -54,24 +56,33 @@ def train(command: Train) -> None:
 
 def train_prior(command: Train) -> None:
     """Run every stage of `modeseek train solids`; write the pipeline and its model card to OUT/solids/pipeline."""
+    from dataclasses import replace
+
     from modeseek.core.files import write_text
     from modeseek.priors.pipelines.loading import checked_device
     from modeseek.reproduction.training.export import export, model_card, restore
+    from modeseek.reproduction.training.networks import Sizes
     from modeseek.reproduction.training.quality import measure
     from modeseek.reproduction.training.solids import SolidsConfig, train_solids
 
     device, folder, start = checked_device(command.device), command.out / "solids", command.start
-    config = SolidsConfig() if command.iterations is None else SolidsConfig(unet=command.iterations)
+    config = SolidsConfig.on(device)
+    if command.iterations is not None:
+        config = replace(config, unet=command.iterations)
     stages = None if start is None else folder / "start"
-    if start is not None and stages is not None and not stages.exists():
-        restore(start, stages)
+    if start is not None and stages is not None:
+        config = replace(config, sizes=Sizes.of(start))
+        if not stages.exists():
+            restore(start, stages)
     with progress_bar() as progress:
         tasks: dict[str, Any] = {}
-        for step in train_solids(folder, config, start=stages, device=device):
+        for step in train_solids(folder, config, start=stages, device=device, minutes=command.minutes):
             if step.stage not in tasks:
                 tasks[step.stage] = progress.add_task(step.stage, total=step.total)
-            progress.update(tasks[step.stage], completed=step.done, description=f"{step.stage}: loss {step.loss:.4f}")
-    export(folder, folder / "pipeline", card=model_card(config, {}))
+            if step.note:
+                progress.console.print(f"{step.stage}: {step.note}")
+            progress.update(tasks[step.stage], completed=step.done, total=step.total, description=f"{step.stage}: loss {step.loss:.4f}")
+    export(folder, folder / "pipeline", config, card=model_card(config, {}))
     rows = {}
     for what, found in measure(folder / "pipeline"):
         rows[what] = ", ".join(f"{name} {value:.1f} dB" if name == "PSNR" else f"{name} {value:.3f}" for name, value in found.items())

@@ -8,15 +8,18 @@ from typing import Any
 from modeseek.priors.pipelines import PipelinePrior
 from modeseek.priors.pipelines.loading import load_prior as load_pipeline
 from modeseek.priors.solids import solids_prior
+from modeseek.priors.solids_ideal import IdealSolidsPrior
 
 
-def load_prior(source: str | Path | Any, **settings: Any) -> PipelinePrior:
+def load_prior(source: str | Path | Any, **settings: Any) -> PipelinePrior | IdealSolidsPrior:
     """Load an image prior.
 
     Args:
-        source: "solids", the text-to-image prior inside the package; a folder in diffusers' layout; a hub id such as
+        source: "solids", the text-to-image prior inside the package; "solids-ideal", the exact denoiser of true renders of the same
+            captions; a folder in diffusers' layout; a hub id such as
             "stable-diffusion-v1-5/stable-diffusion-v1-5"; or a diffusers pipeline object.
-        settings: of `modeseek.priors.pipelines.load_prior`: device, dtype, image_size, variant, download, ...
+        settings: of `modeseek.priors.pipelines.load_prior`: device, dtype, image_size, variant, download, ...; for "solids-ideal" the
+            fields of `IdealSolidsPrior`: count, seed, device.
 
     Raises:
         InvalidInput: an unsupported model, or a setting that it does not have.
@@ -28,4 +31,6 @@ def load_prior(source: str | Path | Any, **settings: Any) -> PipelinePrior:
     """
     if isinstance(source, str) and source == "solids":
         return solids_prior(**settings)
+    if isinstance(source, str) and source == "solids-ideal":
+        return IdealSolidsPrior(**settings)
     return load_pipeline(source, **settings)

@@ -10,7 +10,9 @@ from typing import Literal
 from modeseek.core.identity import folder_digest
 from modeseek.priors.base import ImagePrior
 from modeseek.priors.pipelines import load_prior
+from modeseek.priors.pipelines.loading import checked_device
 from modeseek.priors.solids import ASSETS, solids_prior
+from modeseek.priors.solids_ideal import IdealSolidsPrior
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +20,7 @@ class PriorChoice:
     """A prior by name, with the device and data type of its networks.
 
     Args:
-        name: "solids", a folder in diffusers' layout, a checkpoint file, or a hub id.
+        name: "solids", "solids-ideal", a folder in diffusers' layout, a checkpoint file, or a hub id.
         device: "cpu", "cuda", ...
         dtype: data type of the networks.
         image_size: (height, width) in pixels, or the side of a square; None: the model's own.
@@ -50,6 +52,8 @@ class PriorChoice:
         """
         if self.name == "solids":
             return solids_prior(device=self.device, dtype=self.dtype)
+        if self.name == "solids-ideal":
+            return IdealSolidsPrior(device=checked_device(self.device))
         size = self.image_size
         size = None if size is None else (size, size) if isinstance(size, int) else (size[0], size[1])
         names = ("device", "dtype", "variant", "subfolder", "config", "prediction", "check", "download")

@@ -97,7 +97,7 @@ def untrained_nerf(run: ObjectRun, image_size: tuple[int, int] | None) -> NeRF:
         if run.preset == "cpu"
         else settings.views.size
     )
-    distributions = Ranges.solids_views() if run.prior.name == "solids" else settings.views.distributions
+    distributions = Ranges.solids_views() if run.prior.name in ("solids", "solids-ideal") else settings.views.distributions
     low = None if run.low is None else (run.low[0], run.low[0], run.low[1])
     views = replace(
         settings.views, count=run.views or settings.views.count, size=size, low=low, distributions=distributions, refresh=run.recipe.refresh

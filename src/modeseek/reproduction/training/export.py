@@ -1,6 +1,5 @@
-"""From finished training to what ships: a stock `StableDiffusionPipeline` folder in half precision, with the image-text model,
-the classifier
-and a model card beside it."""
+"""Export of a finished training: a stock `StableDiffusionPipeline` folder in half precision, with the image-text model, the attribute
+classifier and a model card; and the reverse, which makes training go on from such a folder."""
 
 from __future__ import annotations
 
@@ -16,24 +15,26 @@ from torch import nn
 from modeseek.core.files import read_json, read_tensors, write_atomically, write_json, write_tensors, write_text
 from modeseek.core.libraries import quiet_libraries
 from modeseek.reproduction.training import networks
-from modeseek.reproduction.training.solids import WEIGHTS_KIND, SolidsConfig, load
+from modeseek.reproduction.training.solids import SolidsConfig, load
+from modeseek.reproduction.training.stage import WEIGHTS_KIND
 from modeseek.solids.attributes import CLASSIFIER_KIND, AttributeClassifier
 from modeseek.solids.tokenizer import tokenizer
 
 
-def export(folder: Path, destination: Path, *, card: str) -> None:
+def export(folder: Path, destination: Path, config: SolidsConfig, *, card: str) -> None:
     """Write the networks trained in `folder` to `destination`, file by file and atomically.
 
     Args:
         folder: where `train_solids` left its weights.
-        destination: pipeline folder; what is there is replaced.
+        destination: pipeline folder; files in it are replaced.
+        config: of the training, for the sizes of its networks.
         card: text of its README.md.
     """
     from diffusers import StableDiffusionPipeline
 
-    clip, network = load(networks.clip(), folder, "clip"), load(networks.Conditioned(), folder, "unet")
+    clip, network = load(networks.clip(), folder, "clip"), load(networks.Conditioned(config.sizes), folder, "unet")
     pipeline: Any = StableDiffusionPipeline(
-        vae=load(networks.autoencoder(), folder, "vae-normalised"),
+        vae=load(networks.autoencoder(config.sizes), folder, "vae-normalised"),
         unet=network.unet,
         text_encoder=network.text,
         tokenizer=tokenizer(),
@@ -46,7 +47,7 @@ def export(folder: Path, destination: Path, *, card: str) -> None:
     with TemporaryDirectory() as made:
         pipeline.to(dtype=torch.float16).save_pretrained(made, safe_serialization=True)
         clip.half().save_pretrained(Path(made) / "clip", safe_serialization=True)
-        stated = Path(made) / "text_encoder" / "config.json"  # else it alone would be loaded in half precision
+        stated = Path(made) / "text_encoder" / "config.json"  # the other networks are loaded in single precision without saying so
         write_json(stated, read_json(stated) | {"dtype": "float32"})
         for source in sorted(path for path in Path(made).rglob("*") if path.is_file()):
             write_atomically(destination / source.relative_to(made), partial(shutil.copyfile, source))
@@ -57,7 +58,7 @@ def export(folder: Path, destination: Path, *, card: str) -> None:
 
 
 def restore(pipeline: Path, folder: Path) -> None:
-    """The reverse of `export`: a shipped prior's networks as stage files in `folder`, from which training goes on."""
+    """Write the networks of an exported prior as stage files to `folder`, from which `train_solids` continues."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPModel, CLIPTextModel
 
@@ -67,12 +68,12 @@ def restore(pipeline: Path, folder: Path) -> None:
         return network.from_pretrained(pipeline / part, local_files_only=True).state_dict()
 
     with quiet_libraries():
-        drawing = {"unet": state(UNet2DConditionModel, "unet"), "text": state(CLIPTextModel, "text_encoder")}
+        sampling = {"unet": state(UNet2DConditionModel, "unet"), "text": state(CLIPTextModel, "text_encoder")}
         states = {
             "classifier": classifier,
             "clip": state(CLIPModel, "clip"),
             "vae": state(AutoencoderKL, "vae"),
-            "unet": {f"{part}.{key}": value for part, parts in drawing.items() for key, value in parts.items()},
+            "unet": {f"{part}.{key}": value for part, parts in sampling.items() for key, value in parts.items()},
         }
     for name, values in states.items():
         floats = {key: value.float() if value.is_floating_point() else value for key, value in values.items()}
@@ -85,12 +86,12 @@ def size_of(folder: Path) -> int:
 
 
 def parameters(network: nn.Module) -> int:
-    """How many numbers a network has."""
+    """Number of parameters of a network."""
     return sum(value.numel() for value in network.parameters())
 
 
 def model_card(config: SolidsConfig, measured: dict[str, str]) -> str:
-    """The card of a prior trained with `config`, with the figures measured on it."""
+    """Model card of a prior trained with `config`, with measured figures by name."""
     rows = "\n".join(f"| {name} | {value} |" for name, value in measured.items())
     return CARD.format(config=config, rows=rows)
 
@@ -98,17 +99,19 @@ def model_card(config: SolidsConfig, measured: dict[str, str]) -> str:
 CARD = """# solids
 
 A text-to-image latent diffusion model of shaded solids, in the layout of Stable Diffusion: `StableDiffusionPipeline.from_pretrained` loads
-it. It was trained from nothing on images that `modeseek.solids` renders, so that the exact shape behind every caption is known.
+it. It was trained from scratch on renders of `modeseek.solids`, so the exact shape behind every caption is known.
 
 - Images: 64 x 64. Eight shapes, alone or on a base; six composites (house, car, mushroom, rocket, robot, boat); eight colours; four
   backgrounds; front, side and back views (azimuth +-30 degrees, elevation 8 to 32) and overhead ones (elevation 55 to 75).
-- Language: `a red cube on a blue cylinder, grey background, front view`; both clauses may be left out. Other words are unknown to it.
-- Parts: AutoencoderKL (16 x 16 x 8, channels normalised), UNet2DConditionModel (v-prediction, zero terminal SNR) with a text
-  tower that learned on with it from that of a CLIPModel of the same images (`clip/`), and an independent attribute classifier
-  (`judge.safetensors`).
+- Language: `a red cube on a blue cylinder, grey background, front view`; both clauses may be left out. It has no
+  other words.
+- Parts: AutoencoderKL (16 x 16 x {config.sizes.latent_channels}, channels normalised); UNet2DConditionModel (v-prediction, zero terminal
+  SNR) with a text tower that was trained along, starting from that of a CLIPModel of the same images (`clip/`); an independent attribute
+  classifier (`judge.safetensors`).
 - Held out of training: one colour of each object, one base colour for each shape (`Scene.held_out`).
-- Limits: it knows nothing but this world; it draws no text, no people, nothing else. Numbers from its features are not FID or CLIP scores.
-- Rebuild: `modeseek train solids`, resumable; `--start` goes on from finished weights, `--device cuda` trains on a GPU.
+- Limits: it models these solids alone. Frechet distances and similarities of its features do not compare with published FID or CLIP scores.
+- Rebuild: `modeseek train solids`, resumable; `--start` continues from exported weights, `--device cuda` trains on a GPU, `--minutes`
+  sets the time in which every schedule ends.
 
     {config}
 

@@ -1,45 +1,77 @@
-"""The networks of the embedded prior, all stock classes but the classifier: their shapes, and nothing of their training."""
+"""The networks of the embedded prior: stock classes of diffusers and transformers."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
+from modeseek.core.files import read_json
 from modeseek.solids.tokenizer import MAX_TOKENS, vocabulary
 
-SIZE, LATENT_CHANNELS, WIDTH = 64, 8, 128
+SIZE, WIDTH = 64, 128
 
 
-def autoencoder() -> Any:
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Widths of the autoencoder and the UNet; the defaults are those of the shipped weights.
+
+    Args:
+        latent_channels: of the 16 x 16 latents.
+        vae: channels per level of the autoencoder.
+        unet: channels per level of the UNet, at 16 x 16, 8 x 8 and 4 x 4.
+        layers: residual blocks per level of the UNet.
+    """
+
+    latent_channels: int = 8
+    vae: tuple[int, ...] = (32, 64, 96)
+    unet: tuple[int, ...] = (96, 128, 144)
+    layers: int = 1
+
+    @classmethod
+    def of(cls, pipeline: Path) -> Sizes:
+        """The sizes of an exported pipeline, from its configuration files."""
+        vae, unet = (read_json(pipeline / part / "config.json") for part in ("vae", "unet"))
+        widths = {"vae": tuple(vae["block_out_channels"]), "unet": tuple(unet["block_out_channels"])}
+        return cls(latent_channels=vae["latent_channels"], layers=unet["layers_per_block"], **widths)
+
+
+SHIPPED = Sizes()
+LARGE = Sizes(latent_channels=4, vae=(48, 96, 128), unet=(128, 192, 256), layers=1)
+"""For a GPU: 21 million parameters in the UNet. Of eight latent channels four carried nothing at this size, so there are four."""
+
+
+def autoencoder(sizes: Sizes = SHIPPED) -> Any:
     """Images of 64 x 64 to latents of 16 x 16."""
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
         sample_size=SIZE,
-        block_out_channels=(32, 64, 96),
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=sizes.vae,
+        down_block_types=("DownEncoderBlock2D",) * len(sizes.vae),
+        up_block_types=("UpDecoderBlock2D",) * len(sizes.vae),
         layers_per_block=1,
-        latent_channels=LATENT_CHANNELS,
+        latent_channels=sizes.latent_channels,
         norm_num_groups=16,
         scaling_factor=1.0,
     )
 
 
-def unet() -> Any:
-    """The denoiser of the latents; text enters by cross-attention at 8 x 8 and 4 x 4, and pooled beside the time in every block."""
+def unet(sizes: Sizes = SHIPPED) -> Any:
+    """The denoiser of the latents; text enters by cross-attention at 8 x 8 and 4 x 4, and pooled, next to the time, in every block."""
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
         sample_size=SIZE // 4,
-        in_channels=LATENT_CHANNELS,
-        out_channels=LATENT_CHANNELS,
-        block_out_channels=(96, 128, 144),
+        in_channels=sizes.latent_channels,
+        out_channels=sizes.latent_channels,
+        block_out_channels=sizes.unet,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        layers_per_block=1,
-        attention_head_dim=4,  # heads, in this class
+        layers_per_block=sizes.layers,
+        attention_head_dim=4,  # the number of heads, in this class
         norm_num_groups=16,
         cross_attention_dim=WIDTH,
         addition_embed_type="text",
@@ -62,11 +94,11 @@ def clip() -> Any:
 class Conditioned(nn.Module):
     """The UNet with the text tower whose states it attends to: (z, t, token ids) -> v."""
 
-    def __init__(self) -> None:
+    def __init__(self, sizes: Sizes = SHIPPED) -> None:
         from transformers import CLIPTextModel
 
         super().__init__()
-        self.unet: Any = unet()
+        self.unet: Any = unet(sizes)
         self.text: Any = CLIPTextModel(clip().config.text_config)
 
     def forward(self, z: Tensor, t: Tensor, ids: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""How good a prior of the solids is: what its classifier sees on true images, on their reconstructions, and on what the prior draws.
+"""What the attribute classifier accepts: true renders, their reconstructions by the autoencoder, and samples of the prior.
 
-The prompts are held out of training. The first two rows are the ceiling of the third: the classifier errs on some true images (a base seen
-from overhead is hidden), and no sample is sharper than the autoencoder. "all" is everything the prompt names but the view.
+The captions are held out of training. The first two rows bound the third: the classifier is wrong on some true renders (a base seen from
+overhead is hidden), and no sample is sharper than the autoencoder. "all" is everything the caption names but the view.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ AT_ONCE = 64
 
 
 def prompts(count: int = PROMPTS, *, seed: int = 0) -> list[str]:
-    """CachedTarget-out captions with both clauses, single solids, pairs and composites in the shares of training."""
+    """Held-out captions with both clauses, single solids, pairs and composites in the shares of training."""
     rng = torch.Generator().manual_seed(seed)
     groups: dict[str, list[Scene]] = {kind: [] for kind in SHARES}
     for scene in scenes(held_out=True):
@@ -60,8 +60,8 @@ def measure(
 
     Args:
         folder: of the pipeline.
-        count: held-out prompts, one image each.
-        scales: of guidance; each costs `STEPS` denoiser calls a image.
+        count: held-out captions, one image each.
+        scales: of guidance; each costs `STEPS` denoiser calls per image.
     """
     captions, prior, classifier = prompts(count), solids_prior(folder=folder), Scorer(folder)
     truth = true_images(captions)
