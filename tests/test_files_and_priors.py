@@ -101,7 +101,7 @@ def test_training_resumes_to_the_same_weights(mixture, tmp_path):
     assert [step.iteration for step in resumed] == [6, 7, 8, 9, 10, 11, 12]
     for a, b in zip(whole.parameters(), resumed[-1].average.parameters(), strict=True):
         assert_close(a, b, rtol=0, atol=0)
-    with pytest.raises(WeightsError, match="another recipe"):
+    with pytest.raises(WeightsError, match="of other settings"):
         next(train(mixture, TrainingConfig(hidden=8, iterations=13, batch=64), checkpoint=path))
 
 

@@ -14,8 +14,10 @@ from modeseek.cli.experiments import Run, run
 from modeseek.cli.images import Image, Sample, image, sample
 from modeseek.cli.objects import Export, Object, export, object_3d
 from modeseek.cli.pages import CompareCommand, PageCommand, compare, page
+from modeseek.cli.plans import PlanOptions, show_plan
 from modeseek.cli.playground import Playground, playground
 from modeseek.cli.progress import report_error
+from modeseek.cli.sweeps import SweepOptions, sweep
 from modeseek.cli.training import Train, train
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], int | None]]] = {
@@ -24,6 +26,8 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int | None]]] = {
     "3d": (Object, object_3d),
     "export": (Export, export),
     "run": (Run, run),
+    "plan": (PlanOptions, show_plan),
+    "sweep": (SweepOptions, sweep),
     "train": (Train, train),
     "page": (PageCommand, page),
     "compare": (CompareCommand, compare),

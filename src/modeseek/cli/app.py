@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from modeseek.cli.images import Image, image_run
 from modeseek.cli.objects import Object, object_run
-from modeseek.cli.options import command_line, slug
+from modeseek.cli.options import command_line
 
 if TYPE_CHECKING:
     from modeseek.app import Job, Tab
@@ -57,7 +57,9 @@ def _shared(form: dict[str, Any]) -> dict[str, Any]:
 def _folder(root: Path, kind: str, command: Any) -> Path:
     """A folder of the command's own: the same settings give the same folder, so a stopped run resumes."""
     digest = hashlib.sha256(repr(replace(command, out=None)).encode()).hexdigest()[:8]
-    return root / kind / f"{slug(command.prompt, command.method)}-{digest}"
+    from modeseek.core.files import slug
+
+    return root / kind / f"{slug(f'{command.prompt} {command.method}')}-{digest}"
 
 
 def image_job(root: Path, form: dict[str, Any]) -> Job:

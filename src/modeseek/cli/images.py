@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from modeseek.cli.options import Logged, Prompted, command_line, prior_choice, progress_bar, run_folder
+from modeseek.cli.options import Logged, Prompted, command_line, first_seeds, prior_choice, progress_bar, run_folder
 from modeseek.cli.progress import report_files
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def image_run(command: Image) -> tuple[ImageRun, Path]:
     names = ("steps", "guidance", "noise", "space", "refresh", "samples", "sampler_steps", "interval", "lr")
     recipe = get_recipe(command.method, **{name: getattr(command, name) for name in names})
     chosen: dict[str, Any] = {"prompt": command.prompt, "negative": command.negative, "prior": prior_choice(command), "recipe": recipe}
-    chosen |= {"seeds": tuple(range(command.seeds)), "representation": command.representation, "seed": command.seed}
+    chosen |= {"seeds": first_seeds(command.seeds), "representation": command.representation, "seed": command.seed}
     return ImageRun(**chosen), run_folder(command.out, "image", command.prompt, command.method)
 
 
@@ -97,7 +97,7 @@ def sample(command: Sample) -> None:
     from modeseek.tasks.text_to_image import sample as draw
 
     out = run_folder(command.out, "sample", command.prompt)
-    seeds = tuple(range(command.seeds))
+    seeds = first_seeds(command.seeds)
     choice: dict[str, Any] = {"prompt": command.prompt, "negative": command.negative, "prior": prior_choice(command), "seeds": seeds}
     draw(SampleRun(**choice, steps=command.steps, guidance=command.guidance), out, command=command_line("sample", command))
     report_files([out / "index.html", out / "sheet.png"])

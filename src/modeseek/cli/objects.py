@@ -14,6 +14,9 @@ from modeseek.cli.progress import report_files
 if TYPE_CHECKING:
     from modeseek.tasks.text_to_3d import ObjectRun
 
+if TYPE_CHECKING:
+    from modeseek.tasks.text_to_3d import ObjectRun
+
 
 @dataclass(frozen=True, kw_only=True)
 class Object(Prompted, Logged):

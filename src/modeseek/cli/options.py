@@ -82,14 +82,20 @@ def image_size_of(text: str | None) -> int | tuple[int, int] | None:
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
 
-def slug(*words: str) -> str:
-    """A file name made of words, at most 80 characters long."""
-    return "-".join("".join(c if c.isalnum() else "-" for c in word.lower()) for word in words)[:80]
-
-
 def run_folder(out: Path | None, kind: str, *words: str) -> Path:
-    """The output folder: the one given, or one named after the command and its words."""
-    return out or Path("runs") / kind / slug(*words)
+    """The output folder: the one given, or one named after the command and its words, different for different words."""
+    from modeseek.core.files import safe_name
+
+    return out or Path("runs") / kind / safe_name(*words)
+
+
+def first_seeds(count: int) -> tuple[int, ...]:
+    """Seeds 0 to count - 1."""
+    from modeseek.core.errors import InvalidInput
+
+    if not 1 <= count <= 4096:
+        raise InvalidInput(f"--seeds is the number of images, from 1 to 4096, got {count}")
+    return tuple(range(count))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,14 +31,25 @@ class Train:
 
 def train(command: Train) -> None:
     """Run `modeseek train`."""
-    if command.name == "solids":
-        train_prior(command)
-        return
+    from modeseek.core.checks import check_integer
+    from modeseek.core.locks import locked
+
+    if command.iterations is not None:
+        check_integer("iterations", command.iterations)
+    with locked(command.out, command.name.replace("/", "-")):
+        if command.name == "solids":
+            train_prior(command)
+        else:
+            train_network(command)
+
+
+def train_network(command: Train) -> None:
+    """Train one of the networks in the plane."""
     from dataclasses import replace
 
     from modeseek.priors.energy import save_energy_net
     from modeseek.reproduction.training.energy import recipe
-    from modeseek.reproduction.training.energy import train as train_network
+    from modeseek.reproduction.training.energy import train as training
 
     chosen = recipe(command.name)
     config = chosen.config if command.iterations is None else replace(chosen.config, iterations=command.iterations)
@@ -46,7 +57,7 @@ def train(command: Train) -> None:
     average = None
     with progress_bar() as progress:
         task = progress.add_task(command.name, total=config.iterations)
-        for step in train_network(chosen.density(), config, checkpoint=command.out / f"{command.name}.checkpoint.safetensors"):
+        for step in training(chosen.density(), config, checkpoint=command.out / f"{command.name}.checkpoint.safetensors"):
             progress.update(task, completed=step.iteration, description=f"{command.name}: loss {step.loss:.4f}")
             average = step.average
     assert average is not None

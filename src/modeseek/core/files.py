@@ -161,7 +161,7 @@ def read_tensors(path: Path, *, kind: str, allow: Allowed = "finite") -> tuple[d
 def check_finite(tensors: Mapping[str, Tensor], source: Path | str, *, allow: Allowed = "finite") -> None:
     """Raise `WeightsError` where a tensor holds NaN, or infinity unless `allow` is "infinite"; the message names the first."""
     for name, value in tensors.items():
-        if value.is_floating_point() and value.numel() and not value.is_meta:
+        if value.is_floating_point() and value.numel() and value.element_size() > 1 and not value.is_meta:
             lowest, highest = map(float, torch.aminmax(value))  # NaN propagates; makes no copy of the tensor
             if math.isnan(lowest) or (allow == "finite" and math.isinf(lowest - highest)):
                 raise WeightsError(f"{source}: {name} holds NaN or infinite values; the file is damaged, or the training diverged")

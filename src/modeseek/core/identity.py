@@ -80,9 +80,9 @@ def _tensor_digest(value: Tensor) -> str:
 
 
 def folder_digest(folder: Path, suffixes: tuple[str, ...] = (".json", ".txt", ".model", ".safetensors")) -> str:
-    """A digest of the names, sizes and contents of a folder's files with these suffixes, whatever the folder is called."""
+    """A digest of the names, sizes and contents of a folder's files with these suffixes, whatever the folder is called; or of one file."""
     whole = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.suffix in suffixes and p.is_file()):
+    for path in sorted(p for p in ([folder] if folder.is_file() else folder.rglob("*")) if p.suffix in suffixes and p.is_file()):
         size = path.stat().st_size
         whole.update(f"{path.relative_to(folder).as_posix()} {size}\n".encode())
         with path.open("rb") as file:

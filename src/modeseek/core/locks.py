@@ -17,16 +17,16 @@ from pathlib import Path
 
 from modeseek.core.errors import FolderInUse, OutputError
 
-LOCK = ".lock"
 POLL = 0.2  # seconds between two attempts
 
 
 @contextmanager
-def locked(folder: Path, *, wait: float = 0.0, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
+def locked(folder: Path, name: str = "", *, wait: float = 0.0, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
     """Hold the folder's lock inside this block; makes the folder, and removes the lock file at the end.
 
     Args:
         folder: of a run.
+        name: of a part of the folder; "" is all of it. Parts with different names can be held at once.
         wait: seconds to wait for another holder; 0 refuses at once.
         waiting: called once with the holder's description before waiting.
 
@@ -36,52 +36,53 @@ def locked(folder: Path, *, wait: float = 0.0, waiting: Callable[[str], None] | 
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = _take(folder, wait, waiting)
+        path = folder / f".{name}{'.' if name else ''}lock"
+        handle = _take(path, wait, waiting)
     except OutputError:
         raise
     except OSError as error:
         raise OutputError(f"cannot write to {folder}: {error.strerror or error}; choose another folder with --out") from error
     try:
-        remove_leftovers(folder)
+        remove_leftovers(folder, name)
         yield
     finally:
         with suppress(OSError):
-            (folder / LOCK).unlink()  # before it is dropped: `_take` notices a lock on a file that is gone
+            path.unlink()  # before it is dropped: `_take` notices a lock on a file that is gone
         os.close(handle)
 
 
-def remove_leftovers(folder: Path) -> None:
+def remove_leftovers(folder: Path, name: str = "") -> None:
     """Remove temporary files that killed writers left in a folder of which this process holds the lock."""
-    for path in (*folder.glob(".*.part"), *folder.glob("frames/.*.part")):
+    for path in (*folder.glob(f".{name}*.part"), *folder.glob("frames/.*.part")):
         with suppress(OSError):
             path.unlink()
 
 
-def holder(folder: Path) -> str:
+def holder(path: Path) -> str:
     """Who holds, or last held, the lock: "process 12 on host a since ..."."""
     try:
-        found = json.loads((folder / LOCK).read_text())
+        found = json.loads(path.read_text())
         return f"process {found['pid']} on {found['host']} since {found['since']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"
 
 
-def _take(folder: Path, wait: float, waiting: Callable[[str], None] | None) -> int:
+def _take(path: Path, wait: float, waiting: Callable[[str], None] | None) -> int:
     """The locked file's handle."""
     import fcntl  # POSIX only
 
     deadline = time.monotonic() + wait
     told = False
     while True:
-        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _same_file(handle, folder / LOCK):
+            if _same_file(handle, path):
                 os.ftruncate(handle, 0)
                 os.pwrite(handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}).encode(), 0)
                 return handle
         except BlockingIOError:
-            words = f"{folder} is in use by {holder(folder)}"
+            words = f"{path.parent} is in use by {holder(path)}"
             if time.monotonic() >= deadline:
                 os.close(handle)
                 raise FolderInUse(f"{words}; wait until it has finished, or choose another --out") from None

@@ -18,6 +18,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from modeseek.core.checks import check_integer, check_number, check_seed
 from modeseek.core.errors import InvalidInput, NonFiniteError, OutputError, WeightsError
 from modeseek.core.files import read_state, write_state
 from modeseek.core.identity import described, digest
@@ -157,6 +158,9 @@ def optimise(
     """
     if min(steps, accumulate) < 1:
         raise InvalidInput(f"a distillation needs at least 1 step and 1 pass, got steps={steps} and accumulate={accumulate}")
+    check_number("lr", lr, above=0)
+    check_seed("seed", seed)
+    check_integer("every", every)
     if schedule not in ("constant", "cosine"):
         raise InvalidInput(f"schedule {schedule!r} is unknown: choose constant or cosine")
     cached = CachedTarget(gradient, space=space, refresh=refresh, encode=encode, decode=decode)

@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from modeseek.core.checks import check_choice, check_integer, check_number
 from modeseek.core.errors import InvalidInput
 from modeseek.core.guidance import EVERYWHERE
 from modeseek.core.schedules import AdaptiveBandwidth, ExponentialBandwidth, stable_diffusion_levels
@@ -35,6 +36,15 @@ from modeseek.gradients.sdi import inversion_steps
 from modeseek.priors.base import ImagePrior
 from modeseek.product.samplers import ProximalSampler, SplitSampler
 
+CHOICES: dict[str, tuple[str, ...]] = {
+    "method": ("sds", "sjc", "vsd", "sdi", "msd-split", "msd-proximal", "msd-persistent"),
+    "optimiser": ("adam", "adamw", "sgd"),
+    "schedule": ("constant", "cosine"),
+    "noise": ("fresh", "fixed"),
+    "space": ("latent", "image"),
+    "scaling": ("text", "verbatim", "none"),
+}
+"""Settings of a recipe that are one of a few names."""
 SPREAD = 10.0  # bandwidths above x at which a local draw starts
 STABLE_DIFFUSION_SCALE = 7.5
 
@@ -89,6 +99,25 @@ class Recipe:
     as_published: bool = False
     lora_lr: float = 1e-4
     published_guidance: float | None = None
+
+    def __post_init__(self) -> None:
+        """Raise `InvalidInput` for a value outside its range."""
+        for name in ("steps", "refresh", "samples", "sampler_steps"):
+            check_integer(name, getattr(self, name))
+        for name in ("lr", "lora_lr"):
+            check_number(name, getattr(self, name), above=0)
+        for name, choices in CHOICES.items():
+            check_choice(name, getattr(self, name), choices)
+        for name in ("guidance", "first"):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name))
+        for name in ("bandwidth", "timesteps", "interval"):
+            pair = getattr(self, name)
+            if not isinstance(pair, tuple | list) or len(pair) != 2:
+                raise InvalidInput(f"{name} must be two numbers, got {pair!r}")
+            for value in pair:
+                check_number(name, value, low=0)
+        check_number("inversion", self.inversion)
 
     @property
     def calls(self) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from modeseek.pages import write_experiment_page
-from modeseek.sweeps.cells import Cell, Result, load
+from modeseek.sweeps.cells import AnyCell, Cell, Result, load
 from modeseek.sweeps.runner import check_folder, run_cells
 from modeseek.tasks.text_to_image import PriorChoice
 
@@ -53,7 +53,7 @@ class Experiment:
     cells: Callable[[Settings], Sequence[Cell]]
     finish: Callable[[Path, Settings, Sequence[Cell], Sequence[Result]], None]
 
-    def run(self, out: Path, settings: Settings, *, workers: int = 1, retry_failed: bool = False) -> Iterator[tuple[Cell, int, int]]:
+    def run(self, out: Path, settings: Settings, *, workers: int = 1, retry_failed: bool = False) -> Iterator[tuple[AnyCell, int, int]]:
         """Run the unfinished cells into `out/cells`, then write tables and figures into `out/<name>`.
 
         Experiments that share a cell share its result. Yields (cell, number done, number of cells).

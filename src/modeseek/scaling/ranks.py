@@ -204,7 +204,19 @@ def _share(count: int, rank: int, world: int) -> slice:
 
 def processes() -> int:
     """How many processes torchrun has started; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return _number("WORLD_SIZE", 1, int)
+
+
+def _number(name: str, default: Any, kind: Callable[[str], Any]) -> Any:
+    """A positive number from the environment."""
+    text = os.environ.get(name)
+    try:
+        value = default if text is None else kind(text)
+        if not 0 <= value < float("inf") or (value == 0 and name not in ("RANK", "LOCAL_RANK")):
+            raise ValueError
+    except ValueError:
+        raise InvalidInput(f"the environment variable {name} must be a positive number, got {text!r}") from None
+    return value
 
 
 @contextmanager
@@ -222,10 +234,11 @@ def started(device: str = "cpu", *, timeout: float | None = None) -> Iterator[Ra
     if processes() == 1:
         yield ALONE
         return
-    seconds = float(os.environ.get("MODESEEK_TIMEOUT", TIMEOUT)) if timeout is None else timeout
+    seconds = _number("MODESEEK_TIMEOUT", TIMEOUT, float) if timeout is None else timeout
     try:
-        rank, local = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
-        os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
+        for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+            os.environ[name]
+        rank, local = _number("RANK", 0, int), _number("LOCAL_RANK", 0, int)
     except KeyError as error:
         raise InvalidInput(f"WORLD_SIZE is {processes()} and {error} is not set: start several processes with torchrun") from None
     ranks = Ranks(rank=rank, world=processes(), local=local, timeout=seconds)

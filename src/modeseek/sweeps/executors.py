@@ -205,41 +205,47 @@ def ray_executor(address: str | None = None, *, cpus: float = 1, gpus: float = 0
 
 # ---------------------------------------------------------------- SLURM
 class SlurmExecutor(Executor):
-    """Calls as jobs of a SLURM cluster. Calls made inside `batch()` become one job array."""
+    """Calls as jobs of a SLURM cluster, one job for each call, at most `jobs` of them submitted at once."""
 
-    def __init__(self, executor: Any) -> None:
+    def __init__(self, executor: Any, jobs: int) -> None:
         self._executor = executor
+        self._room = threading.Semaphore(jobs)
         self._jobs: list[Any] = []
-        self._closed = threading.Event()
+        self._closed = False
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Start a job; a job that ends without an answer gives `WorkerLost`."""
-        job = self._executor.submit(fn, *args, **kwargs)
-        self._jobs.append(job)
+        """Queue a job; a job that ends without an answer gives `WorkerLost`."""
         answer: Future[Any] = Future()
-        answer.set_running_or_notify_cancel()
-        threading.Thread(target=self._follow, args=(job, answer), daemon=True).start()
+        threading.Thread(target=self._follow, args=(answer, fn, args, kwargs), daemon=True).start()
         return answer
 
-    def _follow(self, job: Any, answer: Future[Any]) -> None:
-        try:
-            answer.set_result(job.result())
-        except Exception as error:
-            answer.set_exception(WorkerLost(f"job {job.job_id} ended without an answer ({str(error).splitlines()[0][:200]})"))
+    def _follow(self, answer: Future[Any], fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        with self._room:
+            if self._closed or not answer.set_running_or_notify_cancel():
+                answer.cancel()
+                return
+            try:
+                job = self._executor.submit(fn, *args, **kwargs)
+                self._jobs.append(job)
+                answer.set_result(job.result())
+            except Exception as error:
+                answer.set_exception(WorkerLost(f"a job ended without an answer ({(str(error).splitlines() or [''])[0][:200]})"))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Cancel what still runs, where asked."""
+        """Submit no more; cancel what still runs, where asked."""
+        self._closed = True
         if cancel_futures:
             for job in self._jobs:
                 with suppress(Exception):
                     job.cancel()
 
 
-def slurm_executor(folder: Any, *, cluster: str | None = None, **parameters: Any) -> SlurmExecutor:
+def slurm_executor(folder: Any, *, jobs: int = 16, cluster: str | None = None, **parameters: Any) -> SlurmExecutor:
     """Jobs through submitit.
 
     Args:
         folder: for submitit's scripts and logs.
+        jobs: that run at once.
         cluster: None: SLURM where there is one; "local" or "debug" run on this machine.
         parameters: of submitit's `update_parameters`: timeout_min, slurm_partition, gpus_per_node, mem_gb, ...
 
@@ -258,4 +264,4 @@ def slurm_executor(folder: Any, *, cluster: str | None = None, **parameters: Any
         executor.update_parameters(**parameters)
     except (TypeError, NameError) as error:
         raise InvalidInput(f"submitit does not accept {parameters}: {error}") from error
-    return SlurmExecutor(executor)
+    return SlurmExecutor(executor, jobs)

@@ -72,8 +72,6 @@ class Lease:
         finally:
             ended.set()
             self.release()
-            with suppress(OSError):
-                _folder(self.path).rmdir()  # where no other lease is left
 
 
 def acquire(path: Path, *, ttl: float = TTL) -> Lease | None:
@@ -96,6 +94,8 @@ def acquire(path: Path, *, ttl: float = TTL) -> Lease | None:
             with suppress(OSError):
                 lease.file.unlink()
             return None
+        for leftover in _folder(path).glob(f".{path.stem}.*.part"):
+            leftover.unlink(missing_ok=True)  # of a killed process
         return lease
     except OSError as error:
         raise OutputError(f"cannot write to {path.parent}: {error.strerror or error}") from error
@@ -114,6 +114,12 @@ def is_held(path: Path, *, ttl: float = TTL) -> bool:
     """Whether a living process holds the lease of the cell whose row is at `path`."""
     highest = max(_generations(path), default=None)
     return highest is not None and not _expired(path, highest, ttl)
+
+
+def remove_folder(out: Path) -> None:
+    """Remove the folder of the leases where none is left."""
+    with suppress(OSError):
+        (out / "leases").rmdir()
 
 
 # ---------------------------------------------------------------- files
@@ -149,12 +155,19 @@ def _create(path: Path, generation: int) -> bool:
     """Create the file with its content in one atomic step; False where it exists."""
     target = _file(path, generation)
     temporary = _folder(path) / f".{path.stem}.{os.getpid()}-{threading.get_ident()}.part"
-    temporary.parent.mkdir(parents=True, exist_ok=True)
-    temporary.write_text(json.dumps({"machine": machine(), "host": socket.gethostname(), "pid": os.getpid(), "start": _start(os.getpid())}))
+    text = json.dumps({"machine": machine(), "host": socket.gethostname(), "pid": os.getpid(), "start": _start(os.getpid())})
+    for attempt in range(5):
+        try:
+            temporary.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(text)
+            break
+        except (FileExistsError, FileNotFoundError):  # `remove_folder` of another process came between
+            if attempt == 4:
+                raise
     try:
         os.link(temporary, target)
         return True
-    except FileExistsError:
+    except (FileExistsError, FileNotFoundError):  # taken; or by a process that removed this temporary file with those of dead ones
         return False
     except OSError:  # a file system without hard links
         try:

@@ -191,6 +191,7 @@ def _settled(outcome: Outcome, cell: AnyCell, out: Path, failures: dict[AnyCell,
 
 
 def _report(failures: dict[AnyCell, Failure], out: Path) -> None:
+    leases.remove_folder(out)
     if failures:
         listing = "; ".join(f"{failure.title}: {failure.error}" for failure in list(failures.values())[:5])
         more = f"; and {len(failures) - 5} more" if len(failures) > 5 else ""

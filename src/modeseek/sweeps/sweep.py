@@ -121,15 +121,17 @@ class ObjectCell:
         return Result(row | {"mesh_faces": mesh.get("faces"), "watertight": mesh.get("watertight")})
 
 
-def _row(cell: ImageCell | ObjectCell, guidance: float, *, calls: float, image: str, last: dict[str, float]) -> dict[str, Any]:
+def described(cell: ImageCell | ObjectCell) -> dict[str, Any]:
+    """What tells a cell from the others of its sweep: prompt, method, seed and prior."""
     spec: Any = cell if isinstance(cell, ImageCell) else cell.spec
+    return {"prompt": spec.prompt, "method": cell.method.name, "seed": spec.seed, "prior": Path(spec.prior.name).name}
+
+
+def _row(cell: ImageCell | ObjectCell, guidance: float, *, calls: float, image: str, last: dict[str, float]) -> dict[str, Any]:
     recipe = cell.method.recipe
     return {
-        "prompt": spec.prompt,
-        "method": cell.method.name,
-        "seed": spec.seed,
+        **described(cell),
         "task": "image" if isinstance(cell, ImageCell) else "3d",
-        "prior": Path(spec.prior.name).name,
         "guidance": guidance,
         "steps": recipe.steps,
         "calls": calls,

@@ -63,8 +63,8 @@ def work(cell: AnyCell, out: Path, *, low_memory: bool = False, ttl: float = lea
         with lease.kept(ttl):
             if path.exists():  # finished between the two looks
                 return Outcome("done")
-            for leftover in path.parent.glob(f".{path.stem}*.part"):
-                leftover.unlink(missing_ok=True)
+            for leftover in (*path.parent.glob(f".{path.stem}*.part"), *path.with_suffix("").rglob(".*.part")):
+                leftover.unlink(missing_ok=True)  # of a killed process
             return _run(cell, out, low_memory=low_memory)
     except FolderInUse as error:
         return Outcome("cached", str(error))

@@ -67,4 +67,4 @@ class PriorChoice:
 @cache
 def _digest(name: str) -> str:
     path = ASSETS if name == "solids" else Path(name).expanduser()
-    return folder_digest(path) if path.is_dir() else name
+    return folder_digest(path) if path.exists() else name

@@ -25,6 +25,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from modeseek.core.checks import check_choice, check_integer, check_prompt, check_seed
 from modeseek.core.errors import Degenerate, InvalidInput, OutputError, WeightsError
 from modeseek.core.files import read_object, read_state
 from modeseek.core.identity import digest
@@ -73,6 +74,16 @@ class ObjectRun:
     low: tuple[int, int] | None = None
     perp_neg: bool = False
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise `InvalidInput` for a value outside its range."""
+        check_prompt("prompt", self.prompt, empty=True)
+        check_prompt("negative", self.negative, empty=True)
+        check_seed("seed", self.seed)
+        check_choice("preset", self.preset, ("cpu", "paper"))
+        for name, value, high in (("views", self.views, 1024), ("size", self.size, 8192)):
+            if value is not None:
+                check_integer(name, value, high=high)
 
 
 def volume_of(run: ObjectRun, prior: ImagePrior) -> NeRF:

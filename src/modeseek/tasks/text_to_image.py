@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from modeseek.core.checks import check_choice, check_integer, check_number, check_prompt, check_seed, check_seeds
 from modeseek.core.errors import InvalidInput, NonFiniteError
 from modeseek.core.identity import digest
 from modeseek.core.sampling import ddim
@@ -62,6 +63,13 @@ class ImageRun:
     seeds: tuple[int, ...] = (0, 1, 2, 3)
     representation: RepresentationName = "mlp"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_prompt("prompt", self.prompt, empty=True)
+        check_prompt("negative", self.negative, empty=True)
+        check_seeds(self.seeds)
+        check_seed("seed", self.seed)
+        check_choice("representation", self.representation, ("mlp", "pixels", "latents"))
 
 
 def canvas(kind: RepresentationName, prior: ImagePrior, seeds: Sequence[int]) -> nn.Module:
@@ -243,6 +251,14 @@ class SampleRun:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 7)
     steps: int = 32
     guidance: float | None = None
+
+    def __post_init__(self) -> None:
+        check_prompt("prompt", self.prompt, empty=True)
+        check_prompt("negative", self.negative, empty=True)
+        check_seeds(self.seeds)
+        check_integer("steps", self.steps, high=100_000)
+        if self.guidance is not None:
+            check_number("guidance", self.guidance)
 
 
 def sample(run: SampleRun, out: Path, *, command: str = "") -> Tensor:

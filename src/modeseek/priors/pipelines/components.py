@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from modeseek.core.errors import InvalidInput, MissingPackage, WeightsError
+from modeseek.core.files import check_finite
 
 QUANTISERS = {
     "quanto": "optimum-quanto",
@@ -66,6 +67,7 @@ def load_network(folder: Path, library: str, kind: str, *, dtype: torch.dtype, v
     missing = sorted(found["missing_keys"])
     if missing:
         raise WeightsError(f"the weights in {folder} lack {len(missing)} tensors of a {kind}, such as {missing[0]}; fetch them again")
+    check_finite(network.state_dict(), folder)
     return network.eval().requires_grad_(False)
 
 
@@ -73,6 +75,7 @@ def check_files(folder: Path, variant: str | None) -> None:
     """Raise `WeightsError` unless the folder holds a configuration and safetensors of the variant, or of no variant."""
     if not (folder / "config.json").is_file():
         raise WeightsError(f"{folder} has no config.json: the download may be incomplete; fetch it again (download=True)")
+    check_indices(folder)
     files = [path.name for path in folder.glob("*.safetensors")]
     plain = [name for name in files if name.count(".") == 1]  # a variant stands between two dots
     if plain or (variant is not None and any(f".{variant}" in name for name in files)):
@@ -85,6 +88,23 @@ def check_files(folder: Path, variant: str | None) -> None:
             f"{folder} holds only pickled weights ({pickles[0]}), which can run code and are not opened; convert to safetensors"
         )
     raise WeightsError(f"{folder} holds no weights (*.safetensors): the download may be incomplete; fetch it again (download=True)")
+
+
+def check_indices(folder: Path) -> None:
+    """Raise `WeightsError` where an index of shards names a file that is not a safetensors file in this folder.
+
+    diffusers opens whatever an index names, pickles included.
+    """
+    for path in folder.glob("*.index.json"):
+        if path.name.startswith("pytorch_model") or ".bin." in path.name:
+            continue  # the index of pickled weights, which is not used
+        try:
+            named = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, AttributeError, TypeError, OSError) as error:
+            raise WeightsError(f"{path} is not readable as an index of weights ({error}); fetch it again") from error
+        for name in named:
+            if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+                raise WeightsError(f"{path} names {name!r}; only .safetensors files in its own folder are opened, pickles can run code")
 
 
 def check_quantisation(folder: Path) -> None:

@@ -190,6 +190,8 @@ def checked_device(device: str | torch.device) -> torch.device:
         found = torch.device(device)
     except RuntimeError as error:
         raise InvalidInput(f"device {device!r} is unknown: give cpu, cuda, cuda:1 or mps") from error
+    if found.type not in ("cpu", "cuda", "mps", "xpu"):
+        raise InvalidInput(f"networks cannot be evaluated on device {device!r}: give cpu, cuda, cuda:1 or mps")
     count = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(found.type, 1)
     if (found.index or 0) >= count:
         raise InvalidInput(f"device {found} was asked for, but torch {torch.__version__} finds {count} of that kind: give device='cpu'")

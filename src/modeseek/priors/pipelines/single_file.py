@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from modeseek.core.errors import InvalidInput, WeightsError
+from modeseek.core.files import check_finite
 from modeseek.priors.pipelines.folders import locate, read_index
 
 
@@ -53,6 +54,7 @@ def open_single_file(
             part.eval().requires_grad_(False)
             if any(weight.is_meta for weight in part.parameters()):
                 raise WeightsError(f"{path} lacks weights of the {name}: it is no checkpoint of a whole pipeline")
+            check_finite(part.state_dict(), f"{path}, {name}")
     if not isinstance(pipeline, diffusers.DiffusionPipeline):
         raise InvalidInput(f"{path} does not make a pipeline")
     return pipeline, index

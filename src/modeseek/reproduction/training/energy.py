@@ -21,6 +21,8 @@ import torch
 
 from modeseek.core.errors import WeightsError
 from modeseek.core.files import read_state, write_state
+from modeseek.core.identity import described, digest
+from modeseek.core.interrupts import deferred, leave_if_requested, requested
 from modeseek.densities import GaussianMixture, fractal, pinwheel, spiral
 from modeseek.priors.embedded import check_name
 from modeseek.priors.energy import EnergyNet
@@ -64,12 +66,17 @@ def train(density: GaussianMixture, config: TrainingConfig, *, checkpoint: Path 
     Raises:
         WeightsError: the checkpoint belongs to another recipe.
     """
+    with deferred():
+        yield from _steps(density, config, checkpoint, every)
+
+
+def _steps(density: GaussianMixture, config: TrainingConfig, checkpoint: Path | None, every: int) -> Iterator[TrainingStep]:
     net = EnergyNet(config.hidden, seed=config.seed).train()
     average = copy.deepcopy(net).eval()
     optimiser = torch.optim.Adam(net.parameters(), lr=config.learning_rate, betas=(0.9, 0.99))
-    start = 0
+    start, identity = 0, f"{config!r} {digest(described(density))}"
     if checkpoint is not None and checkpoint.exists():
-        start = _restore(checkpoint, config, net, average, optimiser)
+        start = _restore(checkpoint, identity, net, average, optimiser)
     if start == config.iterations:
         yield TrainingStep(start, math.nan, average)  # finished before: the checkpoint holds the result
     for iteration in range(start, config.iterations):
@@ -89,20 +96,24 @@ def train(density: GaussianMixture, config: TrainingConfig, *, checkpoint: Path 
         with torch.no_grad():
             for target, source in zip(average.parameters(), net.parameters(), strict=True):
                 target.lerp_(source, 1 - keep)
-        if checkpoint is not None and ((iteration + 1) % every == 0 or iteration + 1 == config.iterations):
+        if checkpoint is not None and ((iteration + 1) % every == 0 or iteration + 1 == config.iterations or requested()):
             state = {"net": net.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict()}
-            write_state(checkpoint, state | {"done": iteration + 1, "config": repr(config)}, kind=CHECKPOINT_KIND)
+            write_state(checkpoint, state | {"done": iteration + 1, "config": identity}, kind=CHECKPOINT_KIND)
+        leave_if_requested()
         yield TrainingStep(iteration + 1, float(loss.detach()), average)
 
 
-def _restore(path: Path, config: TrainingConfig, net: EnergyNet, average: EnergyNet, optimiser: torch.optim.Optimizer) -> int:
+def _restore(path: Path, identity: str, net: EnergyNet, average: EnergyNet, optimiser: torch.optim.Optimizer) -> int:
     state = read_state(path, kind=CHECKPOINT_KIND)
-    if state["config"] != repr(config):
-        raise WeightsError(f"{path} was written by another recipe ({state['config']}); remove it to start again")
-    net.load_state_dict(state["net"])
-    average.load_state_dict(state["average"])
-    optimiser.load_state_dict(state["optimiser"])
-    return state["done"]
+    if state.get("config") != identity:
+        raise WeightsError(f"{path} is of another density or of other settings ({state.get('config')}); remove it to start again")
+    try:
+        net.load_state_dict(state["net"])
+        average.load_state_dict(state["average"])
+        optimiser.load_state_dict(state["optimiser"])
+        return state["done"]
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise WeightsError(f"{path} does not fit this network ({str(error).splitlines()[0]}); remove it to start again") from error
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from modeseek.core.files import read_json, read_tensors, write_atomically, write_json, write_tensors, write_text
+from modeseek.core.files import check_finite, read_json, read_tensors, write_atomically, write_json, write_tensors, write_text
 from modeseek.core.libraries import quiet_libraries
+from modeseek.priors.pipelines.components import check_files
 from modeseek.reproduction.training import networks
 from modeseek.reproduction.training.solids import SolidsConfig, load
 from modeseek.reproduction.training.stage import WEIGHTS_KIND
@@ -65,7 +66,10 @@ def restore(pipeline: Path, folder: Path) -> None:
     classifier, _ = read_tensors(pipeline / "judge.safetensors", kind=CLASSIFIER_KIND)
 
     def state(network: Any, part: str) -> dict[str, Any]:
-        return network.from_pretrained(pipeline / part, local_files_only=True).state_dict()
+        check_files(pipeline / part, None)
+        loaded = network.from_pretrained(pipeline / part, local_files_only=True, use_safetensors=True).state_dict()
+        check_finite(loaded, pipeline / part)
+        return loaded
 
     with quiet_libraries():
         sampling = {"unet": state(UNet2DConditionModel, "unet"), "text": state(CLIPTextModel, "text_encoder")}

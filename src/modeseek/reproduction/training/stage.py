@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from modeseek.core.errors import WeightsError
 from modeseek.core.files import read_state, write_state, write_tensors
+from modeseek.core.interrupts import deferred, leave_if_requested, requested
 from modeseek.reproduction.training.losses import Loss, autocast, place
 from modeseek.reproduction.training.optimisers import adamw, compiled_if_right, muon_and_adamw
 
@@ -85,7 +86,12 @@ class Stage:
 
         Raises:
             WeightsError: the checkpoint in `folder` was written with other settings.
+            Terminated: SIGTERM arrived where it is handled; the step was finished and saved.
         """
+        with deferred():
+            yield from self._train(folder, identity, seed, every)
+
+    def _train(self, folder: Path, identity: str, seed: int, every: int) -> Iterator[TrainingStep]:
         finished, checkpoint = folder / f"{self.name}.safetensors", folder / f"{self.name}.checkpoint.safetensors"
         if finished.exists():
             yield TrainingStep(self.name, self.steps, self.steps)
@@ -106,7 +112,7 @@ class Stage:
             value = self._step(forward, average, optimisers, done, share, zlib.crc32(f"{seed} {self.name} {done}".encode()))
             done += 1
             smooth = value if math.isnan(smooth) else 0.98 * smooth + 0.02 * value
-            if done % every == 0 and clock.share(done) < 1:
+            if (done % every == 0 or requested()) and clock.share(done) < 1:
                 kept = {
                     "identity": f"{self.name} {identity}",
                     "done": done,
@@ -115,6 +121,7 @@ class Stage:
                 }
                 kept |= {"average": average.state_dict(), "optimisers": [optimiser.state_dict() for optimiser in optimisers]}
                 write_state(checkpoint, kept, kind=CHECKPOINT_KIND)
+                leave_if_requested()
             yield TrainingStep(self.name, done, max(self.steps, done) if self.minutes is None else round(done / max(share, 1e-3)), smooth)
         write_tensors(finished, average.state_dict(), {"modeseek": WEIGHTS_KIND})
         checkpoint.unlink(missing_ok=True)
