@@ -1,7 +1,7 @@
-"""Tiny random pipelines in diffusers' layout, one of each family, written to a folder: what the pipeline and command-line tests load.
+"""Tiny random pipelines of diffusers, one of each family: what the pipeline and command-line tests load.
 
-`write(family, folder)` builds and saves one; `FAMILIES` names them. Networks of a few thousand weights, images of 16 x 16
-pixels, latents of 8 x 8. Seeds are fixed, weights are float32 safetensors.
+`build(family)` makes one in memory, `write(family, folder)` saves one; `FAMILIES` names them. Networks of a few thousand weights, images of
+16 x 16 pixels, latents of 8 x 8. Seeds are fixed, weights are float32 safetensors.
 """
 
 import json
@@ -67,10 +67,9 @@ def vae(**settings):
         block_out_channels=(8, 16),
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=4,
         norm_num_groups=4,
         sample_size=16,
-        **settings,
+        **({"latent_channels": 4} | settings),
     )
 
 
@@ -101,13 +100,13 @@ def ddim_scheduler(prediction="epsilon", **settings):
     )
 
 
-def stable_diffusion(prediction="epsilon", **scheduler):
-    return diffusers.StableDiffusionPipeline(
+def stable_diffusion(prediction="epsilon", unet=None, pipeline_class=diffusers.StableDiffusionPipeline, own_scheduler=None, **scheduler):
+    return pipeline_class(
         vae=vae(),
         text_encoder=clip(),
         tokenizer=clip_tokenizer(),
-        unet=text_unet(),
-        scheduler=ddim_scheduler(prediction, **scheduler),
+        unet=text_unet(**(unet or {})),
+        scheduler=own_scheduler or ddim_scheduler(prediction, **scheduler),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -215,8 +214,27 @@ def dit():
     return diffusers.DiTPipeline(transformer=transformer, vae=vae(), scheduler=diffusers.DDIMScheduler(clip_sample=False))
 
 
+def lcm():
+    return stable_diffusion(
+        unet={"time_cond_proj_dim": 8},
+        pipeline_class=diffusers.LatentConsistencyModelPipeline,
+        own_scheduler=diffusers.LCMScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1
+        ),
+    )
+
+
+def edm(prediction="epsilon"):
+    """Playground 2.5 and CosXL, on Stable Diffusion's UNet."""
+    data_std = 0.5 if prediction == "epsilon" else 1.0
+    return stable_diffusion(own_scheduler=diffusers.EDMEulerScheduler(prediction_type=prediction, sigma_data=data_std))
+
+
 FAMILIES = {
     "sd1": stable_diffusion,
+    "lcm": lcm,
+    "edm": edm,
+    "edm-v": lambda: edm("v_prediction"),
     "sd2-v": lambda: stable_diffusion("v_prediction"),
     "sd2-zero-snr": lambda: stable_diffusion("v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing"),
     "sdxl": sdxl,
@@ -231,14 +249,26 @@ FAMILIES = {
 }
 
 
-def write(family, folder):
-    """Build the family's pipeline with seed 0 and save it into `folder`; returns the folder."""
+def build(family):
+    """The family's pipeline with seed 0, in evaluation mode."""
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.manual_seed(0)
         from tiny_families import FAMILIES as WITH_ONE_ENCODER
 
-        (FAMILIES | WITH_ONE_ENCODER)[family]().save_pretrained(folder)
+        pipeline = (FAMILIES | WITH_ONE_ENCODER)[family]()
+    for part in pipeline.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.eval()
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def write(family, folder):
+    """Build the family's pipeline and save it into `folder`; returns the folder."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        build(family).save_pretrained(folder)
     if family == "dit":  # diffusers reads the names of classes and does not write them
         index = json.loads((folder / "model_index.json").read_text())
         index["id2label"] = {"0": "tench, Tinca tinca", "1": "goldfish", "2": "shark", "3": "ray", "4": "cock"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
@@ -57,9 +58,23 @@ def prior_choice(command: Model) -> PriorChoice:
     """The prior that the options name."""
     from modeseek.tasks.text_to_image import PriorChoice
 
+    checked_guidance(getattr(command, "guidance", None))
     names = ("device", "dtype", "variant", "subfolder", "config", "prediction", "check", "download")
     size = image_size_of(getattr(command, "image_size", None))
     return PriorChoice(name=command.prior, image_size=size, **{name: getattr(command, name) for name in names})
+
+
+def checked_guidance(scale: float | None) -> float | None:
+    """The guidance scale, checked before anything is written.
+
+    Raises:
+        InvalidInput: it is not finite.
+    """
+    from modeseek.core.errors import InvalidInput
+
+    if scale is not None and not math.isfinite(scale):
+        raise InvalidInput(f"guidance needs a finite scale, got {scale}")
+    return scale
 
 
 def image_size_of(text: str | None) -> int | tuple[int, int] | None:

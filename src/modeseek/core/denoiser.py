@@ -58,9 +58,13 @@ def as_sigma(sigma: Tensor | float, x: Tensor) -> Tensor:
     return sigma
 
 
+WITHOUT_FLOAT64 = ("mps",)
+"""Kinds of device that have no float64."""
+
+
 def table_dtype(device: torch.device) -> torch.dtype:
-    """The dtype of tables of noise levels on a device: float64, or float32 on mps, which has no float64."""
-    return torch.float32 if device.type == "mps" else torch.float64
+    """The dtype of tables of noise levels on a device: float64, or float32 where there is no float64 (mps)."""
+    return torch.float32 if device.type in WITHOUT_FLOAT64 else torch.float64
 
 
 def per_item(value: Tensor, x: Tensor) -> Tensor:

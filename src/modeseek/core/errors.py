@@ -55,3 +55,7 @@ class CellsFailed(ModeseekError, RuntimeError):
     def __init__(self, message: str, failures: dict[str, str] | None = None) -> None:
         super().__init__(message)
         self.failures = failures or {}
+
+
+class DistilledModel(UserWarning):
+    """A model is taken for one that was distilled to need no guidance, so that none is the default; the text says why."""

@@ -58,8 +58,8 @@ class GuidedPair:
         if self.scale == 1 or not bool(inside.any()):
             return self.denoiser(x, sigma)
         strong, weak = self.pair(x, sigma)
-        scale = per_item(torch.where(inside, self.scale, 1.0).to(x), x)
-        return weak + scale * (strong - weak)
+        scale = per_item(torch.where(inside, self.scale, 1.0).to(sigma), x)
+        return (weak + scale * (strong - weak)).to(x.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)

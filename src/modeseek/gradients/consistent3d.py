@@ -18,7 +18,7 @@ from torch import Tensor
 
 from modeseek.core.denoiser import Counted, Denoiser, per_item
 from modeseek.core.errors import InvalidInput
-from modeseek.gradients.base import Estimate, NoisePolicy, check_point, generator_for, noise_like, residual
+from modeseek.gradients.base import Estimate, NoisePolicy, check_point, generator_for, in_full_precision, noise_like, residual
 from modeseek.gradients.ism import all_timesteps
 from modeseek.gradients.noise_levels import NoiseLevels
 
@@ -52,6 +52,7 @@ class Consistent3D:
         if not 0 <= self.span[0] < self.span[1] <= 1 or not 0 < self.gap[0] <= self.gap[1]:
             raise InvalidInput(f"Consistent3D needs 0 <= span[0] < span[1] <= 1 and 0 < gap[0] <= gap[1], got {self.span} and {self.gap}")
 
+    @in_full_precision
     @torch.no_grad()
     def __call__(self, x: Tensor, *, progress: float, rng: torch.Generator) -> Estimate:
         check_point(x, progress)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from modeseek.core.denoiser import Denoiser
 from modeseek.core.schedules import stable_diffusion_levels
-from modeseek.gradients.base import Estimate, NoisePolicy, check_point, residual
+from modeseek.gradients.base import Estimate, NoisePolicy, check_point, in_full_precision, residual
 from modeseek.gradients.editing import check_source, residual_difference
 from modeseek.gradients.monte_carlo import monte_carlo
 from modeseek.gradients.noise_levels import NoiseLevels
@@ -60,6 +60,7 @@ class DDS:
     noise: NoisePolicy = "fresh"
     seed: int = 0
 
+    @in_full_precision
     @torch.no_grad()
     def __call__(self, x: Tensor, *, progress: float, rng: torch.Generator) -> Estimate:
         check_point(x, progress)

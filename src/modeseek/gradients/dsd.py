@@ -23,7 +23,7 @@ from torch import Tensor
 from modeseek.core.denoiser import Counted, Denoiser, per_item
 from modeseek.core.errors import InvalidInput
 from modeseek.core.sampling import ddim
-from modeseek.gradients.base import Estimate, NoisePolicy, check_point, generator_for, noise_like, residual
+from modeseek.gradients.base import Estimate, NoisePolicy, check_point, generator_for, in_full_precision, noise_like, residual
 from modeseek.gradients.ism import all_timesteps
 from modeseek.gradients.noise_levels import NoiseLevels
 
@@ -59,6 +59,7 @@ class DSD:
         if not 0 <= self.anneal[1] <= self.anneal[0] <= 1 or self.steps < 1 or self.excess < 0:
             raise InvalidInput(f"DSD needs 1 >= anneal[0] >= anneal[1] >= 0, steps >= 1 and excess >= 0, got {self.anneal}, {self.steps}")
 
+    @in_full_precision
     @torch.no_grad()
     def __call__(self, x: Tensor, *, progress: float, rng: torch.Generator) -> Estimate:
         check_point(x, progress)

@@ -17,7 +17,7 @@ from torch import Tensor
 from modeseek.core.denoiser import Counted, Denoiser, per_item
 from modeseek.core.errors import InvalidInput
 from modeseek.core.schedules import Bandwidth, ExponentialBandwidth
-from modeseek.gradients.base import Estimate, check_point, residual
+from modeseek.gradients.base import Estimate, check_point, in_full_precision, residual
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +47,7 @@ class HDODE:
         if self.steps < 2:
             raise InvalidInput(f"the high-density ODE needs at least 2 steps, got {self.steps}")
 
+    @in_full_precision
     @torch.no_grad()
     def __call__(self, x: Tensor, *, progress: float, rng: torch.Generator) -> Estimate:
         check_point(x, progress)

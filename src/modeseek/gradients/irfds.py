@@ -18,7 +18,7 @@ from torch import Tensor
 
 from modeseek.core.denoiser import Denoiser, per_item
 from modeseek.core.errors import InvalidInput
-from modeseek.gradients.base import Estimate, check_point, repeated, residual
+from modeseek.gradients.base import Estimate, check_point, in_full_precision, repeated, residual
 from modeseek.gradients.editing import check_source
 
 
@@ -47,6 +47,7 @@ class InverseRFDS:
         if self.steps < 1 or self.regularise < 0:
             raise InvalidInput(f"iRFDS needs steps >= 1 and regularise >= 0, got {self.steps} and {self.regularise}")
 
+    @in_full_precision
     @torch.no_grad()
     def __call__(self, x: Tensor, *, progress: float, rng: torch.Generator) -> Estimate:
         check_point(x, progress)

@@ -22,7 +22,7 @@ from modeseek.core.denoiser import Counted, Denoiser, per_item
 from modeseek.core.errors import InvalidInput
 from modeseek.core.sampling import invert
 from modeseek.core.schedules import stable_diffusion_levels
-from modeseek.gradients.base import Estimate, NoisePolicy, check_point, generator_for, noise_like, residual
+from modeseek.gradients.base import Estimate, NoisePolicy, check_point, generator_for, in_full_precision, noise_like, residual
 from modeseek.gradients.noise_levels import NoiseLevels
 
 
@@ -67,6 +67,7 @@ class ISM:
         if not (0 < self.span[0] < self.span[1] <= self.warm <= 1 and min(self.interval) > 0 and self.stride > 0 and self.warmup >= 0):
             raise InvalidInput(f"ISM needs 0 < span[0] < span[1] <= warm <= 1, positive intervals and stride, got {self}")
 
+    @in_full_precision
     @torch.no_grad()
     def __call__(self, x: Tensor, *, progress: float, rng: torch.Generator) -> Estimate:
         check_point(x, progress)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from modeseek.core.denoiser import Counted, Denoiser
 from modeseek.core.schedules import Bandwidth, LinearBandwidth
-from modeseek.gradients.base import Estimate, check_point, residual
+from modeseek.gradients.base import Estimate, check_point, in_full_precision, residual
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,7 @@ class MeanShift:
     denoiser: Denoiser
     bandwidth: Bandwidth = field(default_factory=LinearBandwidth)
 
+    @in_full_precision
     @torch.no_grad()
     def __call__(self, x: Tensor, *, progress: float, rng: torch.Generator) -> Estimate:
         check_point(x, progress)

@@ -22,6 +22,7 @@ from modeseek.gradients.base import (
     NoisePolicy,
     check_point,
     generator_for,
+    in_full_precision,
     mean_over_samples,
     normal_like,
     residual,
@@ -57,6 +58,7 @@ class MSD:
     noise: NoisePolicy = "fresh"
     seed: int = 0
 
+    @in_full_precision
     @torch.no_grad()
     def __call__(self, x: Tensor, *, progress: float, rng: torch.Generator) -> Estimate:
         check_point(x, progress)

@@ -29,7 +29,7 @@ from torch import Tensor
 from modeseek.core.denoiser import Denoiser, per_item
 from modeseek.core.errors import InvalidInput
 from modeseek.core.schedules import stable_diffusion_levels
-from modeseek.gradients.base import Estimate, NoisePolicy, check_point, generator_for, noise_like, repeated, residual
+from modeseek.gradients.base import Estimate, NoisePolicy, check_point, generator_for, in_full_precision, noise_like, repeated, residual
 from modeseek.gradients.editing import check_source, residual_difference
 
 
@@ -69,6 +69,7 @@ class PDS:
         if self.coefficients not in ("released", "posterior"):
             raise InvalidInput(f"coefficients {self.coefficients!r} are unknown: choose released or posterior")
 
+    @in_full_precision
     @torch.no_grad()
     def __call__(self, x: Tensor, *, progress: float, rng: torch.Generator) -> Estimate:
         check_point(x, progress)

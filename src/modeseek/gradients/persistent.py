@@ -25,7 +25,7 @@ from torch import Tensor
 from modeseek.core.denoiser import Counted, Denoiser, per_item
 from modeseek.core.errors import InvalidInput
 from modeseek.core.schedules import Bandwidth, LinearBandwidth
-from modeseek.gradients.base import Estimate, NoisePolicy, check_point, generator_for, normal_like, residual
+from modeseek.gradients.base import Estimate, NoisePolicy, check_point, generator_for, in_full_precision, normal_like, residual
 from modeseek.product.denoisers import ExactProduct, ProximalProduct
 from modeseek.product.samplers import ProximalSampler
 
@@ -69,6 +69,7 @@ class PersistentMSD:
         if self.target not in ("current", "drawn") or self.sampler.solver != "ddim":
             raise InvalidInput(f"a chain takes DDIM steps to a current or drawn target, got {self.sampler.solver!r} and {self.target!r}")
 
+    @in_full_precision
     @torch.no_grad()
     def __call__(self, x: Tensor, *, progress: float, rng: torch.Generator) -> Estimate:
         check_point(x, progress)

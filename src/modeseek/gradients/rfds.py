@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from modeseek.core.denoiser import Denoiser, eps, per_item
-from modeseek.gradients.base import Estimate, NoisePolicy, check_point, residual
+from modeseek.gradients.base import Estimate, NoisePolicy, check_point, in_full_precision, residual
 from modeseek.gradients.monte_carlo import monte_carlo
 from modeseek.gradients.noise_levels import NoiseLevels
 
@@ -53,6 +53,7 @@ class RFDS:
     noise: NoisePolicy = "fresh"
     seed: int = 0
 
+    @in_full_precision
     @torch.no_grad()
     def __call__(self, x: Tensor, *, progress: float, rng: torch.Generator) -> Estimate:
         check_point(x, progress)

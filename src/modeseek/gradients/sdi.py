@@ -33,7 +33,7 @@ from torch import Tensor
 from modeseek.core.denoiser import Denoiser, DiscreteLevels, eps, per_item
 from modeseek.core.errors import InvalidInput
 from modeseek.core.schedules import stable_diffusion_levels
-from modeseek.gradients.base import Estimate, check_point, normal_like, residual
+from modeseek.gradients.base import Estimate, check_point, in_full_precision, normal_like, residual
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +85,7 @@ class SDI:
             words = f"as_published needs the grid and the schedule in timesteps, got {self.grid!r} and {self.spacing!r}"
             raise InvalidInput(f"{words}; leave as_published=False for another grid")
 
+    @in_full_precision
     @torch.no_grad()
     def __call__(self, x: Tensor, *, progress: float, rng: torch.Generator) -> Estimate:
         check_point(x, progress)

@@ -25,7 +25,16 @@ from torch import Tensor, nn
 
 from modeseek.core.denoiser import Denoiser, per_item
 from modeseek.core.errors import InvalidInput
-from modeseek.gradients.base import Estimate, NoisePolicy, check_point, generator_for, mean_over_samples, normal_like, residual
+from modeseek.gradients.base import (
+    Estimate,
+    NoisePolicy,
+    check_point,
+    generator_for,
+    in_full_precision,
+    mean_over_samples,
+    normal_like,
+    residual,
+)
 from modeseek.gradients.noise_levels import NoiseLevels
 
 DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
@@ -85,6 +94,7 @@ class VSD:
         settings: dict[str, Any] = {"lr": self.learning_rate, "betas": self.betas, "eps": EPS, "weight_decay": self.weight_decay}
         object.__setattr__(self, "optimiser", torch.optim.AdamW(self.auxiliary.parameters(), **settings))
 
+    @in_full_precision
     @torch.no_grad()
     def __call__(self, x: Tensor, *, progress: float, rng: torch.Generator) -> Estimate:
         check_point(x, progress)
@@ -118,6 +128,7 @@ class VSD:
             if isinstance(module, DROPOUT):
                 module.eval()
         levels = self.levels if self.auxiliary_levels is None else self.auxiliary_levels
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
         loss = torch.zeros(())
         for _ in range(self.adapt_steps):
             sigma = levels.sample(len(x), rng).to(x)

@@ -13,6 +13,7 @@ only what enters the network is cast to the network's, and noise levels are at l
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from modeseek.core.denoiser import Denoiser, DiscreteLevels
-from modeseek.core.errors import InvalidInput
+from modeseek.core.errors import DistilledModel, InvalidInput
 from modeseek.core.guidance import EVERYWHERE, GuidedPair, check_guidance
 from modeseek.priors.pipelines.codecs import Codec
 from modeseek.priors.pipelines.conditioned import ConditionedDenoiser, Conditions, Doubled, Encoded, memory_advice
@@ -135,8 +136,18 @@ class PipelinePrior:
 
     @property
     def default_guidance(self) -> float:
-        """The scale used where none is given: the pipeline's own default, or 1 for a model distilled to need no guidance."""
-        return self.family.default_guidance if self.default_scale is None else self.default_scale
+        """The scale used where none is given: the pipeline's own default, or 1 for a model distilled to need no guidance.
+
+        Warns:
+            DistilledModel: the model is taken for one that needs no guidance.
+        """
+        if self.default_scale is not None:
+            return self.default_scale
+        why = self.family.distillation
+        if why is not None:
+            words = f"this model is taken for one distilled to need no guidance ({why}), so the scale is 1; give guidance= for another"
+            warnings.warn(words, DistilledModel, stacklevel=3)
+        return self.family.default_guidance
 
     def with_settings(self, **settings: Any) -> PipelinePrior:
         """This prior with further conditions in every denoiser, such as `clip_skip=1` or `ip_adapter_image=image`."""
@@ -160,6 +171,9 @@ class PipelinePrior:
             negative: prompt of D_u, one for all or one per item; None: what the pipeline takes where no negative prompt is given.
             interval: noise levels at which to guide.
             settings: further conditions that the family takes, such as `clip_skip` and `ip_adapter_image` of Stable Diffusion.
+
+        Warns:
+            DistilledModel: no scale is given, and the model is taken for one that needs no guidance.
 
         Raises:
             InvalidInput: an empty prompt, a bare string, a prompt for a model without text, or a setting that this model does not have.

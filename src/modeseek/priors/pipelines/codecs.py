@@ -49,7 +49,7 @@ class LatentCodec:
         """Shift and scale; a few models (Playground 2.5) state a mean and a standard deviation for each channel."""
         config = self.pipeline.vae.config
         means, stds = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
-        factor = torch.tensor(getattr(config, "scaling_factor", None) or 1.0, dtype=like.dtype, device=like.device)
+        factor = torch.tensor(checked_scale(config), dtype=like.dtype, device=like.device)
         if means is not None and stds is not None:
             return like.new_tensor(means).reshape(-1, 1, 1), factor / like.new_tensor(stds).reshape(-1, 1, 1)
         return torch.zeros_like(factor) + (getattr(config, "shift_factor", None) or 0.0), factor
@@ -87,6 +87,18 @@ def checked_autoencoder(pipeline: Any) -> Any:
     if vae.dtype == torch.float16 and getattr(vae.config, "force_upcast", False):
         raise InvalidInput("this autoencoder overflows in float16 (force_upcast): pipeline.vae.to(torch.float32), the rest may stay")
     return vae
+
+
+def checked_scale(config: Any) -> float:
+    """The scale of an autoencoder's latents.
+
+    Raises:
+        InvalidInput: its configuration states none, or one that is not positive.
+    """
+    scale = getattr(config, "scaling_factor", None)
+    if not isinstance(scale, int | float) or not 0 < scale < float("inf"):
+        raise InvalidInput(f"the autoencoder's scaling_factor is {scale!r}: its latents cannot be brought to x; correct its config.json")
+    return float(scale)
 
 
 def latent_of(encoded: Any, rng: torch.Generator | None) -> Tensor:

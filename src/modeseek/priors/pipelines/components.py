@@ -81,7 +81,8 @@ def check_files(folder: Path, variant: str | None) -> None:
     if plain or (variant is not None and any(f".{variant}" in name for name in files)):
         return
     if files:
-        raise WeightsError(f"{folder} holds only {', '.join(sorted(files))}: name the variant, such as variant='fp16'")
+        named = sorted(files)[0].split(".")[1].split("-")[0]
+        raise WeightsError(f"{folder} holds only {', '.join(sorted(files))}: give variant={named!r} (--variant {named})")
     pickles = sorted(path.name for suffix in ("bin", "ckpt", "pt", "pth") for path in folder.glob(f"*.{suffix}"))
     if pickles:
         raise WeightsError(

@@ -71,7 +71,7 @@ class Doubled:
 
     @torch.no_grad()
     def __call__(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        count = len(x)
+        count, x = len(x), x.to(torch.promote_types(x.dtype, torch.float32))  # guidance magnifies what half precision rounds
         conditions = tiled(self.conditions(), count)
         opposite = conditions | tiled(self.opposite(), count)
         both = {name: torch.cat([conditions[name], opposite[name]]) for name in conditions}

@@ -104,14 +104,20 @@ def side(size: int | tuple[int, int] | None, factor: int = 1) -> tuple[int, int]
     """A `sample_size` of a configuration, one number or two or none, times a factor."""
     if size is None:
         return None
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = (size, size) if isinstance(size, int) else size if isinstance(size, list | tuple) and len(size) == 2 else (0, 0)
+    if not isinstance(height, int) or not isinstance(width, int) or min(height, width) < 1:
+        raise InvalidInput(f"the network's configuration has sample_size {size!r}, which is no side in pixels: correct its config.json")
     return height * factor, width * factor
 
 
-def check_channels(pipeline: Any, channels: int) -> None:
-    """Raise `InvalidInput` if a UNet takes more channels than a latent has: then it needs inputs that no prompt gives."""
+def check_channels(pipeline: Any, channels: int, returned: int | None = None) -> None:
+    """Raise `InvalidInput` if a network takes or returns other channels than a latent has: then it needs inputs that no prompt gives."""
     vae = getattr(pipeline, "vae", None)
     latent = channels if vae is None else vae.config.latent_channels
+    if returned is not None and returned != channels and channels == latent:
+        raise InvalidInput(
+            f"its network returns {returned} channels for latents of {channels}: this is another model's network, not supported"
+        )
     if channels == latent:
         return
     kinds = {
@@ -126,7 +132,7 @@ def check_channels(pipeline: Any, channels: int) -> None:
 
 def _stable_diffusion(model: Model) -> PipelinePrior:
     unet = model.pipeline.unet
-    check_channels(model.pipeline, unet.config.in_channels)
+    check_channels(model.pipeline, unet.config.in_channels, unet.config.out_channels)
     size = model.size(side(unet.config.sample_size, model.factor), model.factor)
     if unet.config.addition_embed_type not in (None, "text"):
         raise InvalidInput(
@@ -143,7 +149,7 @@ def _sdxl(model: Model) -> PipelinePrior:
         raise InvalidInput(
             "this is SDXL's refiner, which finishes images of the base model and takes an aesthetic score: load the base model"
         )
-    check_channels(model.pipeline, unet.config.in_channels)
+    check_channels(model.pipeline, unet.config.in_channels, unet.config.out_channels)
     if unet.config.addition_embed_type != "text_time":
         raise InvalidInput(f"its UNet's addition_embed_type is {unet.config.addition_embed_type!r}, not 'text_time': this is not SDXL")
     encoders = (model.pipeline.text_encoder, model.pipeline.text_encoder_2)

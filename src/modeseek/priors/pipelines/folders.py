@@ -85,6 +85,10 @@ def read_index(folder: Path, supported: tuple[str, ...]) -> dict[str, Any]:
         family = str(index["_class_name"])
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise InvalidInput(f"{path} is not readable as the index of a pipeline ({error}); fetch it again") from error
+    for name in ("unet", "transformer", "vae", "text_encoder", "tokenizer", "scheduler"):
+        entry = index.get(name, [None, None])
+        if not isinstance(entry, list) or len(entry) != 2:
+            raise InvalidInput(f"{path} is not readable as the index of a pipeline ({name} is {entry!r}); fetch it again")
     if family not in supported:
         raise InvalidInput(f"{folder} holds a {family}, which is not supported; supported are {', '.join(supported)}")
     return index

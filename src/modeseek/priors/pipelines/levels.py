@@ -177,7 +177,9 @@ def _stated(scheduler: Any) -> Prediction:
 
 def _table(alphas: Tensor, scheduler: Any) -> DiscreteLevels:
     try:
-        return DiscreteLevels(alphas_cumprod=alphas.cpu()[alphas.cpu() > PURE_NOISE].double() if alphas.ndim == 1 else alphas)
+        alphas = alphas.detach().cpu().double()
+        noise = alphas.ndim == 1 and len(alphas) > 2 and 0 <= float(alphas[-1]) <= PURE_NOISE
+        return DiscreteLevels(alphas_cumprod=alphas[:-1] if noise else alphas)
     except InvalidInput as error:
         raise InvalidInput(f"the noise levels of {_title(scheduler)} are not understood: {error}; give levels=") from error
 

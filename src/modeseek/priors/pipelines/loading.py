@@ -81,6 +81,8 @@ def load_prior(
         given = {"device": device, "dtype": dtype, "vae_dtype": vae_dtype, "variant": variant, "subfolder": subfolder, "config": config}
         model = opened(source, {name: value for name, value in given.items() if value is not None} | ({} if t5 else {"t5": t5}))
     model = Model(model.pipeline, model.device, image_size, model.name, model.index, prediction, levels)
+    if getattr(model.pipeline, "scheduler", None) is None:
+        raise InvalidInput(f"this {type(model.pipeline).__name__} has no scheduler, which states what its network predicts and where")
     try:
         prior = family_of(model.pipeline)(model)
     except (AttributeError, TypeError) as error:

@@ -5,7 +5,9 @@ r"""D_aux of a large network: a low-rank adapter (Hu et al. 2022) on a network t
 So a fresh D_aux is D itself. The adapter is added by forward hooks that exist during the auxiliary's own calls only: no layer is wrapped,
 so adapters, quantised layers, fused layers and compiled networks of the pipeline's owner stay as they are, and a LoRA that the owner loads
 later acts on D and on D_aux. Its weights are float32 next to a network of lower precision. Gradient checkpointing of the network works: a
-recomputed block has the adapter again. A compiled network runs uncompiled inside the auxiliary, since compiled code ignores hooks.
+recomputed block has the adapter again. A compiled network runs uncompiled inside the auxiliary, since compiled code ignores hooks. With
+layerwise casting (fp8 weights) the backward pass keeps the weights that the forward pass used, in the compute dtype; gradient
+checkpointing limits what that needs.
 """
 
 from __future__ import annotations
@@ -90,6 +92,8 @@ class LowRankAuxiliary(nn.Module):
             stack.callback(self._restore, frozen, saving, functions)
             if is_compiled(shared):
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
+            if any(hasattr(module, "_diffusers_hook") for module in bare.modules()):
+                stack.enter_context(torch.autograd.graph.saved_tensors_hooks(Tensor.detach, lambda saved: saved))
             for weight in frozen:
                 weight.requires_grad_(False)
             for module, function in zip(saving, functions, strict=True):

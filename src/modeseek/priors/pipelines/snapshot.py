@@ -71,7 +71,8 @@ def check_dropout(part: Any, title: str) -> None:
     if not isinstance(part, nn.Module) or not part.training:
         return
     config = getattr(part, "config", None)
-    learning_rates = [module.p for module in part.modules() if isinstance(module, nn.Dropout)]
-    learning_rates += [getattr(config, name, 0) or 0 for name in ("attention_dropout", "dropout_rate", "dropout")]
-    if any(lr > 0 for lr in learning_rates if isinstance(lr, int | float)):
-        raise InvalidInput(f"{title} is in training mode and drops activations at random: call .eval() on it")
+    shares = [module.p for module in part.modules() if isinstance(module, nn.Dropout)]
+    shares += [getattr(module, "dropout_prob", 0) for module in part.modules()]  # of class labels
+    shares += [getattr(config, name, 0) or 0 for name in ("attention_dropout", "dropout_rate", "dropout")]
+    if any(share > 0 for share in shares if isinstance(share, int | float)):
+        raise InvalidInput(f"{title} is in training mode and drops activations or labels at random: call .eval() on it")

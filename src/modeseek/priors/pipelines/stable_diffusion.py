@@ -6,7 +6,8 @@ text encoders, their pooled text, and the image's size and crop as further input
 embedding if the pipeline says so (`force_zeros_for_empty_prompt`), as in diffusers.
 
 Further conditions, by name: `clip_skip` (layers of CLIP left out, of the prompt alone, as in diffusers), `ip_adapter_image` and
-`ip_adapter_image_embeds` (Ye et al. 2023, arXiv 2308.06721), which go through the pipeline's own image encoder.
+`ip_adapter_image_embeds` (Ye et al. 2023, arXiv 2308.06721), which go through the pipeline's own image encoder: as in diffusers, one entry
+per adapter, its images shared by all items; embeddings may have a row per item.
 """
 
 from __future__ import annotations
@@ -79,8 +80,20 @@ class StableDiffusion(TextFamily):
         return [(self.pipeline.tokenizer, self.pipeline.tokenizer.model_max_length)]
 
     def encode(self, prompts: list[str], *, negative: bool = False, clip_skip: int | None = None) -> Conditions:
-        tokens, _ = self.pipeline.encode_prompt(prompts, self.device, 1, False, clip_skip=checked_skip(clip_skip, self.pipeline))
+        skip, encoder = checked_skip(clip_skip, self.pipeline), self.pipeline.text_encoder
+        if skip is not None and not hasattr(encoder, "text_model"):  # where diffusers' own code looks for the last layer norm
+            return {"tokens": self._skipped(prompts, skip)}
+        tokens, _ = self.pipeline.encode_prompt(prompts, self.device, 1, False, clip_skip=skip)
         return {"tokens": tokens}
+
+    def _skipped(self, prompts: list[str], skip: int) -> Tensor:
+        """Tokens of the layer before the last `skip`, through the last layer norm, as in diffusers' `encode_prompt`."""
+        pipe, tokenizer = self.pipeline, self.pipeline.tokenizer
+        limits = {"padding": "max_length", "max_length": tokenizer.model_max_length, "truncation": True, "return_tensors": "pt"}
+        read = tokenizer(pipe.maybe_convert_prompt(prompts, tokenizer), **limits)
+        mask = read.attention_mask.to(self.device) if getattr(pipe.text_encoder.config, "use_attention_mask", False) else None
+        states = pipe.text_encoder(read.input_ids.to(self.device), attention_mask=mask, output_hidden_states=True).hidden_states
+        return pipe.text_encoder.final_layer_norm(states[-(skip + 1)])
 
     def embedded(self, embeds: PromptEmbeds) -> Conditions:
         checked_embeds(embeds, width=self.pipeline.unet.config.cross_attention_dim)

@@ -76,6 +76,8 @@ def negatives_of(negative: Negative, count: int) -> list[str | None] | PromptEmb
     """
     if isinstance(negative, PromptEmbeds):
         return negative.expanded(count)
+    if negative is not None and not isinstance(negative, str | Sequence):
+        raise InvalidInput(f"a negative prompt is a text, one text or None per prompt, or PromptEmbeds, got {negative!r}")
     found = [negative] * count if negative is None or isinstance(negative, str) else list(negative)
     if len(found) != count:
         raise InvalidInput(f"{len(found)} negative prompts for {count} prompts: give one text, or one per prompt")
