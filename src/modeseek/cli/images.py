@@ -27,7 +27,7 @@ class Image(Prompted, Logged):
     """What is optimised: the paper's coordinate network, free pixels, or free latents."""
     noise: Literal["fresh", "fixed"] | None = None
     """Fresh noise at each step, or fixed noise for each image."""
-    space: Literal["latent", "image"] | None = None
+    space: Literal["latent", "image", "difference"] | None = None
     """Space of the residual."""
     refresh: int | None = None
     """Steps that use one estimate."""

@@ -26,6 +26,7 @@ from modeseek.distillation.recipes import Recipe, build_gradient
 from modeseek.distillation.recommend import recommend
 from modeseek.gradients import Gradient
 from modeseek.priors.base import ImagePrior
+from modeseek.priors.consistent import consistent_encode
 from modeseek.priors.sharded import sharded
 from modeseek.priors.view_dependent import ViewDependentPrior
 from modeseek.scaling.ranks import ALONE, Ranks
@@ -131,7 +132,7 @@ def optimise_recipe(
     Raises:
         InvalidInput: residuals in image space of a representation that gives latents.
     """
-    if latents and recipe.space == "image":
+    if latents and recipe.space != "latent":
         raise InvalidInput("free latents are not images: choose space='latent', or the representation mlp or pixels")
     shared = sharded(prior, ranks)
     conditioned: Any = shared if views is None else ViewDependentPrior(prior=shared, names=views, azimuths=azimuths)
@@ -142,7 +143,7 @@ def optimise_recipe(
 
     def encode(image: Tensor) -> Tensor:
         size.last = (image.shape[-2], image.shape[-1])
-        return shared.encode(resized(image, prior.image_size))
+        return consistent_encode(resized(image, prior.image_size), shared.encode, shared.decode, corrections=recipe.corrections)
 
     def decode(x: Tensor) -> Tensor:
         return resized(shared.decode(x), size.last or prior.image_size)
@@ -155,7 +156,7 @@ def optimise_recipe(
         lr=recipe.lr,
         schedule=recipe.schedule,
         encode=None if latents else encode,
-        decode=decode if recipe.space == "image" else None,
+        decode=None if recipe.space == "latent" else decode,
         space=recipe.space,
         refresh=recipe.refresh,
         seed=seed,

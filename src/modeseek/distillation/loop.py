@@ -125,8 +125,9 @@ def optimise(
         rate: its learning rate. With "sgd", rate 1 and MSD a step is the mean-shift iteration x <- mean of y.
         schedule: of the rate: "constant", or "cosine", falling to 0 at the end.
         encode: differentiable map from the rendered batch to x; None: x is the batch.
-        decode: map from x to images; asked in image space alone, once an estimate.
-        space: where the residual is taken: "latent", at x and back through `encode`, or "image", at the images.
+        decode: map from x to images, called once per estimate in image space, twice in the space "difference".
+        space: where the residual is taken: "latent", at x and back through `encode`; "image", at the images; "difference", at the images,
+            by what the gradient changes in decoded images.
         refresh: steps that the target of one estimate serves.
         accumulate: forward, estimate and backward passes averaged in one step.
         stop: convergence rule; None: run all steps.

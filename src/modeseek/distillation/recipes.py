@@ -41,7 +41,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "optimiser": ("adam", "adamw", "sgd"),
     "schedule": ("constant", "cosine"),
     "noise": ("fresh", "fixed"),
-    "space": ("latent", "image"),
+    "space": ("latent", "image", "difference"),
     "scaling": ("text", "verbatim", "none"),
 }
 """Settings of a recipe that are one of a few names."""
@@ -59,7 +59,10 @@ class Recipe:
         optimiser, rate, schedule: of the representation.
         guidance: scale s; None: the scale that suits the prior.
         noise: "fresh" or "fixed" for each object.
-        space: where the residual is taken: "latent" goes through the encoder, "image" compares images with the decoded target.
+        space: where the residual is taken: "latent" goes through the encoder, "image" compares images with the decoded target, "difference"
+            moves the image by what the gradient changes in decoded images (`modeseek.gradients.cached`).
+        corrections: fixed-point corrections of each encoding (`modeseek.priors.consistent`), without which local steps drift; each costs a
+            decoder and an encoder pass per estimate and no denoiser call.
         refresh: steps that one estimate serves.
         samples: Monte-Carlo samples an estimate.
         timesteps: highest and lowest t: of the distribution of SDS, SJC and VSD, of SDI's schedule, of the levels of MSD's samplers.
@@ -86,6 +89,7 @@ class Recipe:
     guidance: float | None = None
     noise: NoisePolicy = "fresh"
     space: Space = "latent"
+    corrections: int = 0
     refresh: int = 1
     samples: int = 1
     timesteps: tuple[int, int] = (980, 20)

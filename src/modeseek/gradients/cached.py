@@ -1,13 +1,16 @@
 r"""Where the residual is taken, and how long one estimate serves.
 
-    space     loss of the image I, target y                 asked of the network    through the encoder
-    latent    w |encode(I) - y|^2 / 2                         x = encode(I)           forward and backward, every step
-    image     |I - decode(y)|^2 / 2                           x = encode(I)           forward alone, once an estimate
+    space        loss of the image I, target y             the network is evaluated at    through the encoder
+    latent       w |encode(I) - y|^2 / 2                    x = encode(I)                  forward and backward, every step
+    image        |I - decode(y)|^2 / 2                      x = encode(I)                  forward alone, once per estimate
+    difference   |I - (I0 + decode(y) - decode(x))|^2 / 2   x = encode(I0)                 forward alone, once per estimate
 
 The paper takes the residual at the latent. The encoder's Jacobian is badly conditioned: what comes back through it drifts in hue, while
 a target is a clean sample that can be decoded once and regressed as a image. An estimate's target may serve `refresh` steps (a draw of
 the product density costs many calls and says where to go for many steps); steps that it is held for ask the network nothing. Their weight
-w is the estimate's own in latent space; in image space it is 1 throughout.
+w is the estimate's own in latent space; in image space it is 1 throughout. "difference" takes I0, the image that was encoded, and moves it
+by what the gradient changes; the autoencoder's reconstruction error cancels, so that small steps do not replace the image by its
+reconstruction. It costs one more decode per estimate.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from modeseek.core.denoiser import per_item
 from modeseek.core.errors import InvalidInput, NonFiniteError
 from modeseek.gradients.base import Estimate, Gradient, residual
 
-Space = Literal["latent", "image"]
+Space = Literal["latent", "image", "difference"]
 Map = Callable[[Tensor], Tensor]
 
 
@@ -49,10 +52,10 @@ class CachedTarget:
 
     Args:
         gradient: asked once in `refresh` calls of a slot.
-        space: "latent" or "image".
+        space: "latent", "image" or "difference".
         refresh: steps that one target serves.
         encode: differentiable map from images to x; None: x is the image.
-        decode: map from x to images, needed in image space alone.
+        decode: map from x to images, needed in the spaces "image" and "difference".
 
     Raises:
         InvalidInput: unknown space, refresh below 1, or image space without `decode`; called, a decoded target of another size.
@@ -60,10 +63,10 @@ class CachedTarget:
     """
 
     def __init__(self, gradient: Gradient, *, space: Space, refresh: int, encode: Map | None, decode: Map | None) -> None:
-        if space not in ("latent", "image"):
-            raise InvalidInput(f"space {space!r} is unknown: choose latent or image")
-        if space == "image" and decode is None:
-            raise InvalidInput("space='image' compares images: give decode, the map from x to images (an image prior's `decode`)")
+        if space not in ("latent", "image", "difference"):
+            raise InvalidInput(f"space {space!r} is unknown: choose latent, image or difference")
+        if space != "latent" and decode is None:
+            raise InvalidInput(f"space={space!r} compares images: give decode, the map from x to images (an image prior's `decode`)")
         if refresh < 1:
             raise InvalidInput(f"a target serves at least 1 step, got refresh={refresh}")
         self.gradient, self.space, self.refresh, self.encode, self.decode = gradient, space, refresh, encode, decode
@@ -81,9 +84,12 @@ class CachedTarget:
         check_finite(x)
         estimate = self.gradient(x, progress=progress, rng=rng)
         cached = {"target": estimate.target, "weight": weight_of(estimate, x), "info": estimate.info, "age": 1}
-        if self.space == "image":
+        if self.space != "latent":
             assert self.decode is not None
-            cached |= {"target": quietly(self.decode, estimate.target), "weight": torch.ones_like(cached["weight"])}
+            target = quietly(self.decode, estimate.target)
+            if self.space == "difference":
+                target = here + (target - quietly(self.decode, x))
+            cached |= {"target": target, "weight": torch.ones_like(cached["weight"])}
             estimate = self._again(here, cached, calls=estimate.info["calls"])
         self.slots[slot] = cached
         return Residual(place, here, estimate, x)

@@ -11,7 +11,7 @@ from modeseek.reproduction.published_numbers import published
 from modeseek.sweeps.cells import plain
 
 Row = dict[str, Any]
-KEYS = ("density", "denoiser", "guidance", "method", "row", "sampler")
+KEYS = ("density", "denoiser", "split", "guidance", "method", "row", "sampler")
 
 
 def write_results(out: Path, experiment: str, *, rows: list[Row], config: dict[str, Any], columns: list[str], notes: str) -> None:

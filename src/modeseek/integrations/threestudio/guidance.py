@@ -156,7 +156,7 @@ class Guidance:
         """
         if guidance_eval:
             raise InvalidInput("modeseek-guidance makes no evaluation images: set freq.guidance_eval: 0")
-        if rgb_as_latents and self.recipe.space == "image":
+        if rgb_as_latents and self.recipe.space != "latent":
             raise InvalidInput(f"recipe {self.cfg.recipe} compares images, but latents were rendered: give space: latent")
         cameras = (elevation, azimuth, camera_distances)
         with torch.autocast(self.device.type, enabled=False):

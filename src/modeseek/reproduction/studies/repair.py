@@ -78,7 +78,7 @@ class Repair:
     row: str
     gradient: partial[Any]
     calls: int = 1
-    levels: tuple[tuple[float, float], tuple[float, float]] = ((8.0, 0.5), (2.0, 0.3))
+    levels: tuple[tuple[float, float], tuple[float, float]] = ((1.0, 0.5), (1.0, 0.3))
     lr: float = 1.0
 
     def build(self, denoiser: Any, *, ideal: bool) -> Gradient:

@@ -1,0 +1,113 @@
+r"""Text to 3-D, mean shift against score distillation under equal conditions, with the ideal and with the learned denoiser.
+
+Conditions and settings are those of `modeseek.reproduction.compared_objects`: one NeRF, 250 steps of four views, one denoiser call per
+view and
+step (`calls` says where a draw needs more). `tune` rows are the pairs of prompt and seed that settings were chosen on, `score` rows are
+others.
+Scores are those of `modeseek.solids.evaluation` against the exact solids. `paired.md` has the differences to the best SDS over the
+same prompts and seeds, with 95 % bootstrap intervals that resample whole prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from modeseek.metrics.bootstrap import bootstrap_error, bootstrap_interval
+from modeseek.plots.images import save_sheet, tiled
+from modeseek.reproduction.compared_objects import BASELINE, SCORE_OBJECTS, SCORE_SEEDS, TUNE_OBJECTS, TUNE_SEEDS, compared
+from modeseek.reproduction.experiment import Experiment, Settings
+from modeseek.reproduction.image_cells import shown
+from modeseek.reproduction.object_cells import faces
+from modeseek.reproduction.tables import Row, write_results
+from modeseek.sweeps.cells import Cell, Result
+
+COLUMNS = ["IoU", "PSNR", "SSIM", "Chamfer", "F-score", "mesh", "front", "back"]
+PAIRED = ["IoU", "PSNR", "F-score", "front", "back"]
+Key = tuple[str, ...]
+
+
+def cells(settings: Settings) -> list[Cell]:
+    if settings.quick:
+        return list(compared(("ideal",), prompts=1, seeds=1, tune=False, steps=10))
+    return list(compared(("ideal", "learned"), seeds=min(settings.images, len(SCORE_SEEDS))))
+
+
+def grouped(results: Sequence[Result]) -> dict[Key, list[Result]]:
+    """Results by (denoiser, split, method, row), in the order of the cells."""
+    groups: dict[Key, list[Result]] = {}
+    for result in results:
+        groups.setdefault(tuple(result.row[name] for name in ("denoiser", "split", "method", "row")), []).append(result)
+    return groups
+
+
+def summary(group: Sequence[Result]) -> Row:
+    """Means over objects with bootstrap standard errors; the objects one by one, each with its prompt and seed."""
+    metrics: dict[str, float] = {}
+    for name in dict.fromkeys(name for result in group for name in result.row["metrics"]):
+        values = torch.tensor([float(result.row["metrics"][name]) for result in group if name in result.row["metrics"]])
+        metrics[name] = float(values.mean())
+        if len(values) > 1:
+            metrics[f"{name} error"] = bootstrap_error(lambda x: float(x.mean()), values)
+    objects = [{key: result.row[key] for key in ("prompt", "seed", "metrics", "calls", "seconds")} for result in group]
+    head = {key: value for key, value in group[0].row.items() if key not in ("prompt", "seed")}
+    return {**head, "metrics": metrics, "seconds": sum(o["seconds"] for o in objects) / len(objects), "objects": objects}
+
+
+def differences(groups: dict[Key, list[Result]]) -> list[Row]:
+    """A row per denoiser, split and method: mean difference to the baseline over the same prompts and seeds, and its 95 % interval."""
+    rows = []
+    for key, group in groups.items():
+        if key[2:] == BASELINE or (*key[:2], *BASELINE) not in groups:
+            continue
+        base = {(r.row["prompt"], r.row["seed"]): r.row["metrics"] for r in groups[(*key[:2], *BASELINE)]}
+        metrics: dict[str, Any] = {}
+        for name in PAIRED:
+            by_prompt: dict[str, list[float]] = {}
+            for result in group:
+                other = base.get((result.row["prompt"], result.row["seed"]), {})
+                if name in other and name in result.row["metrics"]:
+                    by_prompt.setdefault(result.row["prompt"], []).append(result.row["metrics"][name] - other[name])
+            if by_prompt:
+                metrics[name] = sum(sum(values) for values in by_prompt.values()) / sum(map(len, by_prompt.values()))
+                if len(by_prompt) > 1:
+                    low, high = bootstrap_interval(list(by_prompt.values()))
+                    metrics |= {f"{name} low": low, f"{name} high": high}
+        pairs = sum((r.row["prompt"], r.row["seed"]) in base for r in group)
+        head = {name: group[0].row[name] for name in ("density", "denoiser", "split", "guidance", "row", "calls", "sampler")}
+        rows.append({**head, "method": f"{key[2]} - {BASELINE[0]}", "metrics": {"pairs": pairs, **metrics}, "seconds": 0.0})
+    return rows
+
+
+def finish(folder: Path, settings: Settings, cells: Sequence[Cell], results: Sequence[Result]) -> None:
+    groups = grouped(results)
+    lists: dict[str, Any] = {
+        "tune": {"prompts": TUNE_OBJECTS, "seeds": TUNE_SEEDS},
+        "score": {"prompts": SCORE_OBJECTS, "seeds": SCORE_SEEDS},
+    }
+    config: dict[str, Any] = {"seed": settings.seed, "quick": settings.quick, **lists}
+    notes = " ".join((__doc__ or "").split())
+    write_results(folder, "compare3d", rows=[summary(group) for group in groups.values()], config=config, columns=COLUMNS, notes=notes)
+    columns = ["pairs", *(f"{name}{end}" for name in PAIRED for end in ("", " low", " high"))]
+    write_results(folder / "paired", "compare3d, paired", rows=differences(groups), config=config, columns=columns, notes=notes)
+    for denoiser in dict.fromkeys(key[0] for key in groups):
+        shown_groups = {key: group for key, group in groups.items() if key[:2] == (denoiser, "score")}
+        prompts = list(dict.fromkeys(result.row["prompt"] for group in shown_groups.values() for result in group))
+        rows = []
+        for group in shown_groups.values():
+            first = {result.row["prompt"]: result for result in reversed(group)}
+            rows.append(torch.stack([tiled(shown(faces(first[prompt])), 2) for prompt in prompts]))
+        names = [f"{key[2]}\n{key[3]}" for key in shown_groups]
+        titles = [prompt.split(",")[0].replace(" on ", "\non ") for prompt in prompts]
+        save_sheet(folder / f"compare3d-{denoiser}.png", rows, rows_named=names, columns_named=titles, width=1.6)
+
+
+EXPERIMENT = Experiment(
+    name="compare3d",
+    summary="text to 3-D under equal conditions, ideal and learned denoiser, tuned and scored apart",
+    cells=cells,
+    finish=finish,
+)

@@ -1,0 +1,91 @@
+"""Text to 3-D under equal conditions: separate lists, exact draws with q's probabilities, paired differences and their intervals."""
+
+import pytest
+import torch
+
+from modeseek.core.errors import InvalidInput
+from modeseek.metrics.bootstrap import bootstrap_interval
+from modeseek.priors.solids_ideal import IdealSolidsPrior
+from modeseek.reproduction import Settings
+from modeseek.reproduction import compared_objects as objects
+from modeseek.reproduction.studies import compare3d
+from modeseek.solids.captions import Scene, parse
+from modeseek.solids.renders import true_renders
+from modeseek.sweeps.cells import Result
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("MODESEEK_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def test_nothing_of_the_scoring_lists_is_used_for_tuning():
+    tune, score = set(objects.TUNE_OBJECTS), set(objects.SCORE_OBJECTS)
+    assert not tune & score
+    assert not {parse(p)[0].structure for p in tune} & {parse(p)[0].structure for p in score}
+    assert not set(objects.TUNE_SEEDS) & set(objects.SCORE_SEEDS)
+    assert all(Scene(**{**vars(parse(p)[0]), "background": None}).held_out for p in tune | score)
+    cells = compare3d.cells(Settings())
+    for cell in cells:
+        lists = (objects.TUNE_OBJECTS, objects.TUNE_SEEDS) if cell.split == "tune" else (objects.SCORE_OBJECTS, objects.SCORE_SEEDS)
+        assert cell.prompt in lists[0]
+        assert cell.seed in lists[1]
+    assert len(cells) == 2 * 4 * (3 * 2 + 8 * 4)
+
+
+def test_exact_draws_of_views_have_qs_probabilities():
+    prior, caption, level = IdealSolidsPrior(count=8), "a red house, grey background, front view", 9.0
+    u = 2 * true_renders(*parse(caption), 8).flatten(1).double() - 1
+    x = u[:2].mean(0)
+    q = (-((x - u) ** 2).sum(1) / (2 * level**2)).softmax(0)
+    count = 2000
+    many = x.float().reshape(1, 3, 64, 64).expand(count, -1, -1, -1)
+    y = objects.exact_draw(prior, [caption] * count, many, torch.full((count,), level), torch.Generator().manual_seed(0))
+    counts = torch.bincount(torch.cdist(y.flatten(1).double(), u).argmin(1), minlength=8).double()
+    kept = count * q > 5
+    assert float(((counts - count * q) ** 2 / (count * q))[kept].sum()) < 30  # at most 7 degrees of freedom
+    assert int(kept.sum()) >= 3
+
+
+def made(method, row, prompt, seed, psnr):
+    metrics = {"PSNR": psnr, "IoU": 0.9}
+    head = {"density": "solids", "denoiser": "ideal", "split": "score", "guidance": "CFG 1", "sampler": "", "calls": 250.0, "seconds": 1.0}
+    return Result({**head, "method": method, "row": row, "prompt": prompt, "seed": seed, "metrics": metrics})
+
+
+def test_differences_are_paired_by_prompt_and_seed():
+    results = []
+    for k, prompt in enumerate("abcd"):
+        for seed in (1, 2):
+            results.append(made("SDS", "random level", prompt, seed, 20.0 + 5 * k + seed))  # prompts differ by far more than methods
+            results.append(made("mean shift", "one call", prompt, seed, 21.0 + 5 * k + seed + 0.1 * (-1) ** k))
+    results.append(made("mean shift", "one call", "e", 1, 99.0))  # without its partner: left out
+    (row,) = compare3d.differences(compare3d.grouped(results))
+    assert row["method"] == "mean shift - SDS"
+    assert row["metrics"]["pairs"] == 8
+    assert row["metrics"]["PSNR"] == pytest.approx(1.0)
+    assert 0.85 < row["metrics"]["PSNR low"] < 1.0 < row["metrics"]["PSNR high"] < 1.15
+    assert row["metrics"]["IoU low"] == row["metrics"]["IoU high"] == 0
+
+
+def test_the_interval_covers_the_mean_as_often_as_it_says():
+    rng = torch.Generator().manual_seed(0)
+    covered = 0
+    for trial in range(200):
+        groups = torch.randn(16, 1, generator=rng) + 0.3 * torch.randn(16, 3, generator=rng)  # seeds of one prompt move together
+        low, high = bootstrap_interval(groups.tolist(), draws=400, seed=trial)
+        covered += low < 0 < high
+    assert 172 < covered < 198  # 0.95 of 200, a little less for 16 groups
+    with pytest.raises(InvalidInput, match="two groups"):
+        bootstrap_interval([[1.0, 2.0]])
+
+
+@pytest.mark.slow
+def test_an_object_is_distilled_and_scored(monkeypatch):
+    monkeypatch.setattr(objects, "opened", lambda choice: IdealSolidsPrior(count=16))
+    method = objects.COMPARED[2]
+    cell = objects.ComparedObject(prompt=objects.TUNE_OBJECTS[0], seed=0, denoiser="ideal", split="tune", method=method, steps=40)
+    result = cell.run()
+    assert result.row["calls"] == 40
+    assert result.row["metrics"]["PSNR"] > 19
+    assert result.arrays["turntable"].shape == (24, 3, 64, 64)
