@@ -14,26 +14,27 @@ NETWORKS = ("pinwheel", "spiral", "fractal-a", "fractal-ab-weak", "fractal-a-wea
 
 
 def page_data() -> dict[str, Any]:
-    """All data of the page: `mixtures` by name ("both" is the fractal's two classes) and `networks` by name.
+    """All data of the page: `mixtures` by name and `networks` by name.
 
-    A mixture is {"rows": base64 of float64 (K, 7), "highest": largest log p}; a row holds weight, mean (2), the unit axis of the first
-    variance (2), and the two variances. A network is its shape, its gain and "values", base64 of its float32 weights in order.
+    A mixture is {"rows": base64 of float64 (K, 7), "highest": largest log p, "first": components of it}; a row holds weight, mean (2), the
+    unit axis of the first variance (2), and the two variances. The fractal's rows hold both classes; the first are class A, the density. A
+    network is its shape, its gain and "values", base64 of its float32 weights in order.
 
     Example:
-        >>> sorted(page_data()["mixtures"])
-        ['both', 'fractal', 'pinwheel', 'spiral']
+        >>> page_data()["mixtures"]["fractal"]["first"]
+        1016
     """
-    mixtures = {"pinwheel": pinwheel(), "spiral": spiral(), "fractal": fractal("A"), "both": fractal("AB")}
+    mixtures = {"pinwheel": (pinwheel(), pinwheel()), "spiral": (spiral(), spiral()), "fractal": (fractal("A"), fractal("AB"))}
     return {
-        "mixtures": {name: _mixture(mixture, peak=name != "both") for name, mixture in mixtures.items()},
+        "mixtures": {name: _mixture(*pair) for name, pair in mixtures.items()},
         "networks": {name: _network(embedded(name)) for name in NETWORKS},
     }
 
 
-def _mixture(mixture: GaussianMixture, *, peak: bool) -> dict[str, Any]:
-    first_axis = mixture.axes[:, :, 0]
-    rows = torch.cat([mixture.weights[:, None], mixture.means, first_axis, mixture.variances], 1)
-    return {"rows": _base64(rows.double()), "highest": mixture.highest_log_prob() if peak else None}
+def _mixture(density: GaussianMixture, rows_of: GaussianMixture) -> dict[str, Any]:
+    first_axis = rows_of.axes[:, :, 0]
+    rows = torch.cat([rows_of.weights[:, None], rows_of.means, first_axis, rows_of.variances], 1)
+    return {"rows": _base64(rows.double()), "highest": density.highest_log_prob(), "first": len(density.weights)}
 
 
 def _network(net: EnergyNet) -> dict[str, Any]:

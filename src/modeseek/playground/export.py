@@ -24,7 +24,7 @@ STATIC = Path(__file__).parent / "static"
 def export(folder: str | Path) -> Path:
     """Write the complete playground to a folder and return the path of its `index.html`.
 
-    The folder works from a file and from any host, in any subfolder; it is about 0.6 MB. Files of other names in it are left alone.
+    The folder works from a file and from any host, in any subfolder; it is about 0.65 MB. Files of other names in it are left alone.
 
     Raises:
         OutputError: the folder cannot be written.

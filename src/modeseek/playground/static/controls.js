@@ -29,7 +29,7 @@ function writeControls() {
   const guidances = ms.guidancesOf(state.density, state.denoiser);
   for (const option of form.elements.guidance.options) option.disabled = !guidances.includes(option.value);
   form.elements.denoiser.querySelector("[value=learned]").disabled = state.density === "own";
-  const visible = { guidance: guidances.length > 1, own: state.density === "own", drops: state.start === "drops" };
+  const visible = { guidance: guidances.length > 1, scale: state.guidance !== "none", own: state.density === "own", drops: state.start === "drops" };
   for (const node of form.querySelectorAll("[data-for]")) node.hidden = !visible[node.dataset.for];
   document.body.dataset.tool = tool;
   hint({ draw: "Draw strokes on a panel; a tap makes a dot.", drop: "Tap or draw on a panel to drop particles.", probe: "" }[tool]);

@@ -23,7 +23,8 @@ function enginePart(ms) {
       const key = `own ${JSON.stringify(settings.strokes)}`;
       return once(key, () => ms.fromStrokes(settings.strokes));
     }
-    return once(settings.density, () => new ms.Mixture(ms.decode(data.mixtures[settings.density].rows, Float64Array)));
+    const { rows, first } = data.mixtures[settings.density];
+    return once(settings.density, () => new ms.Mixture(ms.decode(rows, Float64Array).subarray(0, 7 * first)));
   };
 
   const network = (data, name) =>
@@ -50,7 +51,7 @@ function enginePart(ms) {
     const learned = kind === "learned" && names.strong !== undefined;
     const strong = learned ? network(data, names.strong) : mixture;
     if (guidance === "none" || scale === 1 || !ms.guidancesOf(density, kind).includes(guidance)) return strong;
-    const weak = learned ? network(data, names[guidance]) : once("AB", () => new ms.Mixture(ms.decode(data.mixtures.both.rows, Float64Array)));
+    const weak = learned ? network(data, names[guidance]) : once("both classes", () => new ms.Mixture(ms.decode(data.mixtures[density].rows, Float64Array)));
     return new ms.Guided(strong, weak, scale);
   };
 

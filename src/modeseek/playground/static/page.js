@@ -132,6 +132,7 @@ async function loop() {
 
 function setPlaying(on) {
   playing = on;
+  if (panels.length > 0 && panels[0].frames.length > 0) render();
   byId("play").querySelector("span").textContent = on ? "Pause" : "Play";
   byId("play").querySelector("path").setAttribute("d", on ? "M3 2h4v12H3zM9 2h4v12H9z" : "M4 2l10 6-10 6z");
 }

@@ -17,11 +17,14 @@ function scorePart(ms) {
   // exp(t - CUT) for t in [0, 2 CUT] from a table and six terms of the series: relative error below 1e-13.
   const TABLE = Float64Array.from({ length: 2 * CUT * STEPS + 1 }, (_, i) => Math.exp(i / STEPS - CUT));
 
-  /** The values that occur at least 16 times. */
+  /** The values that occur at least 16 times, each with the indices where. */
   const frequent = (values) => {
-    const counts = new Map();
-    for (const value of values) counts.set(value, (counts.get(value) ?? 0) + 1);
-    return new Set([...counts].filter(([, number]) => number >= 16).map(([value]) => value));
+    const where = new Map();
+    values.forEach((value, i) => {
+      if (where.has(value)) where.get(value).push(i);
+      else where.set(value, [i]);
+    });
+    return new Map([...where].filter(([, indices]) => indices.length >= 16));
   };
 
   ms.MixtureScore = class MixtureScore {
@@ -208,20 +211,31 @@ function scorePart(ms) {
 
     /** The denoiser D = x + sigma^2 grad log p_sigma of n points (2n numbers); sigma is a number or one per point. */
     denoise(x, sigma, out) {
-      const n = x.length / 2;
-      const each = typeof sigma !== "number";
-      const common = each ? null : this.prepared(sigma);
-      const shared = each ? frequent(sigma) : null; // levels worth preparing
-      for (let i = 0; i < n; i++) {
-        const s = each ? sigma[i] : sigma, a = x[2 * i], b = x[2 * i + 1];
-        if (each && !shared.has(s)) {
-          this._single(a, b, s, out, 2 * i);
-        } else {
-          const level = each ? this.prepared(s) : common;
-          this._point(a, b, level.forms, level.bounds, out, 2 * i);
-        }
-        out[2 * i] = a + s * s * out[2 * i];
-        out[2 * i + 1] = b + s * s * out[2 * i + 1];
+      if (typeof sigma === "number") return this._batch(x, sigma, out);
+      const shared = frequent(sigma);
+      for (const [s, indices] of shared) {
+        const some = new Float64Array(2 * indices.length);
+        indices.forEach((i, k) => some.set([x[2 * i], x[2 * i + 1]], 2 * k));
+        const found = this._batch(some, s, new Float64Array(some.length));
+        indices.forEach((i, k) => out.set([found[2 * k], found[2 * k + 1]], 2 * i));
+      }
+      for (let i = 0; i < sigma.length; i++) {
+        const s = sigma[i];
+        if (shared.has(s)) continue;
+        this._single(x[2 * i], x[2 * i + 1], s, out, 2 * i);
+        out[2 * i] = x[2 * i] + s * s * out[2 * i];
+        out[2 * i + 1] = x[2 * i + 1] + s * s * out[2 * i + 1];
+      }
+      return out;
+    }
+
+    _batch(x, sigma, out) {
+      const level = this.prepared(sigma);
+      if (ms.kernel !== null && x.length >= 32) return ms.kernel(this, level, TABLE, x, sigma, out);
+      for (let i = 0; i < x.length; i += 2) {
+        this._point(x[i], x[i + 1], level.forms, level.bounds, out, i);
+        out[i] = x[i] + sigma * sigma * out[i];
+        out[i + 1] = x[i + 1] + sigma * sigma * out[i + 1];
       }
       return out;
     }

@@ -67,7 +67,7 @@ function workerPart(ms) {
   };
 }
 
-const PARTS = [randomPart, scorePart, mixturePart, madePart, networkPart, samplersPart, gradientsPart, metricsPart, enginePart, workerPart];
+const PARTS = [randomPart, kernelPart, scorePart, mixturePart, madePart, networkPart, samplersPart, gradientsPart, metricsPart, enginePart, workerPart];
 
 /** The mathematics, for the page itself. */
 const ms = {};
