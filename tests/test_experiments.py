@@ -46,8 +46,14 @@ def test_killed_run_resumes_to_the_same_results(tmp_path):
     results = untimed(broken / "demo-quick" / "results.json")
     assert results == untimed(whole / "demo-quick" / "results.json")
     by_method = {(row["density"], row["method"], row["row"]): row["metrics"] for row in results["rows"]}
-    assert by_method["fractal", "MSD", "adaptive bandwidth"]["coverage"] > by_method["fractal", "MSD", "as published"]["coverage"]
-    assert by_method["pinwheel", "SDS", "as published"]["precision"] < by_method["pinwheel", "MSD", "as published"]["precision"]
+    assert (
+        by_method["fractal", "MSD", "adaptive bandwidth"]["coverage"]
+        > by_method["fractal", "MSD", "as published, l = lambda/sqrt 2"]["coverage"]
+    )
+    assert (
+        by_method["pinwheel", "SDS", "default levels"]["precision"]
+        < by_method["pinwheel", "MSD", "as published, l = lambda/sqrt 2"]["precision"]
+    )
     assert {path.name for path in (broken / "demo-quick").glob("*.png")} == {"fractal.png", "pinwheel.png", "landscapes.png"}
 
 

@@ -12,7 +12,7 @@ from modeseek.cli.options import Model, prior_choice, progress_bar
 
 @dataclass(frozen=True, kw_only=True)
 class Run(Model):
-    """Run experiments: table1 table2 table3 table4 table3d fig1 fig2 fig3 fig4 fig5 fig6 fig8 fig9 oracle frontier search
+    """Run experiments: table1 table2 table3 table4 table3d fig1 fig2 fig3 fig4 fig5 fig6 fig8 fig9 oracle calibration frontier search
     search4 prior demo.
 
     Finished cells are kept in OUT/cells and not run again, so an interrupted run resumes where it stopped. Tables and figures are in
@@ -31,6 +31,10 @@ class Run(Model):
     """Run cells again that failed in an earlier run."""
     seed: int = 0
     """Seed of all randomness."""
+    seeds: int = 1
+    """Seeds over which table1, table2, table3 and oracle average, with standard errors."""
+    points: int | None = None
+    """Starting points along one side of the grid in table1, table2, fig1, fig2 and fig3; 64 by default."""
     images: int = 4
     """Images per prompt in every row of Table 4, from 1 to 32; in search4, fig9 and table3d at most 2."""
 
@@ -46,7 +50,14 @@ def run(command: Run) -> None:
         raise InvalidInput(f"no experiment is called {', '.join(unknown) or '(nothing)'}. There are {listing}")
     if not 1 <= command.images <= 32:
         raise InvalidInput(f"Table 4 takes 1 to 32 images per prompt, got --images {command.images}")
-    settings = Settings(quick=command.quick, seed=command.seed, images=command.images, prior=prior_choice(command))
+    settings = Settings(
+        quick=command.quick,
+        seed=command.seed,
+        seeds=command.seeds,
+        points=command.points,
+        images=command.images,
+        prior=prior_choice(command),
+    )
     with progress_bar() as progress:
         for name in command.names:
             task = progress.add_task(name, total=None)

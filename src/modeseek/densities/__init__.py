@@ -1,5 +1,6 @@
 """Distributions known exactly: log density, score, denoiser and samples at any noise level."""
 
+from modeseek.densities.anisotropic import anisotropic_mixture as anisotropic_mixture
 from modeseek.densities.curves import pinwheel as pinwheel
 from modeseek.densities.curves import spiral as spiral
 from modeseek.densities.empirical import EmpiricalDensity as EmpiricalDensity

@@ -112,6 +112,19 @@ class GaussianMixture:
         covariances = (self.axes * (gain * bandwidth**2)[:, None, :]) @ self.axes.transpose(1, 2)
         return GaussianMixture((log_weights - log_weights.max()).exp(), means, covariances)
 
+    def sample_product(self, centres: Tensor, bandwidth: float, *, rng: torch.Generator | None = None) -> Tensor:
+        r"""One exact draw of q(y | c) for each centre: (batch, d) -> (batch, d) in float64; the posterior of y given y + l n = c."""
+        if centres.ndim != 2 or centres.shape[1] != self.dim or not bandwidth > 0:
+            raise InvalidInput(f"centres must be (batch, {self.dim}) and the bandwidth positive, got {tuple(centres.shape)}, {bandwidth}")
+        centres = centres.double()
+        terms, offset, total = self._terms(centres, centres.new_tensor(bandwidth))
+        which = torch.multinomial(terms.softmax(1), 1, generator=rng)[:, 0]
+        rows = torch.arange(len(centres))
+        gain = (self.variances / total[0])[which]  # (batch, d)
+        noise = torch.randn(centres.shape, dtype=torch.float64, generator=rng)
+        local = gain * offset[rows, which] + (gain * bandwidth**2).sqrt() * noise
+        return self.means[which] + torch.einsum("bij,bj->bi", self.axes[which], local)
+
     def climb(self, starts: Tensor, sigma: float = 0.0, *, iterations: int = 200, tolerance: float = 1e-8) -> Tensor:
         r"""Where mean shift takes each start (n, d) uphill on log p_sigma: (n, d), at a mode each.
 

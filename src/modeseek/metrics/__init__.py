@@ -1,5 +1,7 @@
 """Numbers from samples; every function takes tensors, none a file or a model."""
 
+from modeseek.metrics.calibration import classifier_test as classifier_test
+from modeseek.metrics.calibration import rank_test as rank_test
 from modeseek.metrics.efficiency import against_oracle as against_oracle
 from modeseek.metrics.efficiency import log_efficiency as log_efficiency
 from modeseek.metrics.frechet import frechet_distance as frechet_distance

@@ -104,7 +104,7 @@ def save_grid(path: Path, rows: Sequence[Sequence[Panel]], *, labels: Sequence[s
 
 @dataclass(frozen=True)
 class Curve:
-    """A labelled series of points; `dots` leaves them unconnected, `line` and `colour` are matplotlib's."""
+    """A labelled series of points; `dots` leaves them unconnected, `line`, `colour` and `marker` are matplotlib's."""
 
     label: str
     x: Sequence[float]
@@ -112,6 +112,7 @@ class Curve:
     dots: bool = False
     line: str = "-"
     colour: str | None = None
+    marker: str = "o"
 
 
 def save_curves(path: Path, panels: Sequence[tuple[str, str, str, Sequence[Curve]]], *, log_x: bool = False, log_y: bool = False) -> None:
@@ -121,7 +122,9 @@ def save_curves(path: Path, panels: Sequence[tuple[str, str, str, Sequence[Curve
     for axes, (title, x_label, y_label, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for curve in curves:
             line = "none" if curve.dots else curve.line
-            axes.plot(curve.x, curve.y, marker="o", linestyle=line, color=curve.colour, label=curve.label, markersize=4, linewidth=1.2)
+            axes.plot(
+                curve.x, curve.y, marker=curve.marker, linestyle=line, color=curve.colour, label=curve.label, markersize=4, linewidth=1.2
+            )
         axes.set_title(title, fontsize=10, color=INK)
         axes.set_xlabel(x_label, fontsize=9)
         axes.set_ylabel(y_label, fontsize=9)

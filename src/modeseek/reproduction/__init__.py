@@ -10,14 +10,26 @@ imports nothing from here.
 from modeseek.reproduction.experiment import Experiment as Experiment
 from modeseek.reproduction.experiment import Settings as Settings
 from modeseek.reproduction.paper import fig1, fig2, fig3, fig4, fig5, fig6, fig8, fig9, table1, table2, table3, table4
-from modeseek.reproduction.studies import compare3d, demo, frontier, lab, oracle, prior, repair, search_images, search_points, table3d
+from modeseek.reproduction.studies import (
+    calibration,
+    compare3d,
+    demo,
+    frontier,
+    lab,
+    oracle,
+    prior,
+    repair,
+    search_images,
+    search_points,
+    table3d,
+)
 
 EXPERIMENTS: dict[str, Experiment] = {
     module.EXPERIMENT.name: module.EXPERIMENT
     for module in (
         *(table1, table2, table3, table4),
         *(fig1, fig2, fig3, fig4, fig5, fig6, fig8, fig9),
-        *(table3d, compare3d, oracle, lab, repair, frontier, search_points, search_images, prior, demo),
+        *(table3d, compare3d, oracle, calibration, lab, repair, frontier, search_points, search_images, prior, demo),
     )
 }
 """Name -> experiment; the command line offers these."""

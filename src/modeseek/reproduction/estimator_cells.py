@@ -1,4 +1,4 @@
-"""Cells that look at one gradient without following it: its efficiency, its error against the oracle, and the loss it implies."""
+"""Cells that look at one gradient without following it: its efficiency, and the loss it implies."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from modeseek.gradients import VSD, Gradient
-from modeseek.metrics import against_oracle, log_efficiency
+from modeseek.metrics import log_efficiency
 from modeseek.metrics.landscape import integrate
 from modeseek.representations.points import grid
 from modeseek.reproduction.plane import DenoiserName, DensityName, GuidanceName, Method, denoiser, density
@@ -73,39 +73,8 @@ class EfficiencyCell:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OracleCell:
-    """A gradient with the true denoiser against the exact mean shift m(x) = D(x; l) - x, at points of the data + 0.1 n."""
-
-    density: DensityName = "fractal"
-    method: Method
-    bandwidth: float
-    points: int = 64
-    estimates: int = 256
-    seed: int = 0
-
-    @property
-    def title(self) -> str:
-        return f"oracle {self.method.name} {self.method.sampler} at {self.bandwidth:g}"
-
-    def run(self) -> Result:
-        distribution = density(self.density)
-        rng = torch.Generator().manual_seed(self.seed)
-        x = distribution.sample(self.points, rng=rng)
-        x = (x + 0.1 * torch.randn(x.shape, dtype=x.dtype, generator=rng)).float()
-        oracle = x.double() - distribution(x.double(), self.bandwidth)
-        gradient = self.method.build(distribution, self.density, "ideal")
-        estimates, calls = independent(gradient, x, self.estimates, 0.5, self.seed)
-        finite = bool(estimates.isfinite().all())
-        row: dict[str, Any] = {"density": self.density, "denoiser": "true", "guidance": "none", "method": self.method.name}
-        row |= {"row": self.method.row, "sampler": self.method.sampler, "bandwidth": self.bandwidth, "calls": calls}
-        metrics = {"bandwidth": self.bandwidth, **against_oracle(estimates, oracle)} if finite else None
-        return Result(row | {"metrics": metrics, "loop": f"{len(x)} points, {self.estimates} estimates"})
-
-
-@dataclass(frozen=True, kw_only=True)
 class LandscapeCell:
-    """The loss that a gradient implies over [-1.5, 1.5]^2: its field averaged over draws, then integrated
-    (`modeseek.metrics.landscape`)."""
+    """The loss that a gradient implies over [-1.5, 1.5]^2: its mean field, integrated (`modeseek.metrics.landscape`)."""
 
     density: DensityName
     denoiser: DenoiserName

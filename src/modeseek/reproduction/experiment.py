@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from modeseek.core.errors import InvalidInput
 from modeseek.pages import write_experiment_page
 from modeseek.sweeps.cells import AnyCell, Cell, Result, load
 from modeseek.sweeps.runner import check_folder, run_cells
@@ -19,6 +20,8 @@ class Settings:
     Args:
         quick: fewer points and samples through the same code.
         seed: seed of start noise, samples and training.
+        seeds: number of seeds, counted from `seed`, over which Tables 1 to 3 and the oracle study average, with standard errors.
+        points: starting points along one side of the grid of Tables 1 and 2 and Figures 1 to 3; None: 64.
         prior: model of the experiments on images.
         images: number of images per prompt in every row of Table 4 and in the figures made of its cells; at most 2 in search4, fig9 and
             table3d.
@@ -26,14 +29,32 @@ class Settings:
 
     quick: bool = False
     seed: int = 0
+    seeds: int = 1
+    points: int | None = None
     images: int = 4
     prior: PriorChoice = field(default_factory=PriorChoice)
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1 or (self.points is not None and self.points < 8):
+            raise InvalidInput(f"at least 1 seed and 8 points along a side are needed, got {self.seeds} and {self.points}")
+
+    @property
+    def all_seeds(self) -> range:
+        """The seeds to average over."""
+        return range(self.seed, self.seed + self.seeds)
+
+    @property
+    def side(self) -> int:
+        """Starting points along one side of the grid."""
+        return 16 if self.quick else 64 if self.points is None else self.points
 
     @property
     def suffix(self) -> str:
         """The end of the folder's name, which tells settings apart."""
         model = "" if self.prior.name == "solids" else "-" + "".join(c if c.isalnum() else "-" for c in Path(self.prior.name).name)
         model += f"-{self.images}-a-prompt" if self.images != 4 else ""
+        model += f"-{self.seeds}-seeds" if self.seeds > 1 else ""
+        model += f"-{self.points}-a-side" if self.points is not None else ""
         return model + ("-quick" if self.quick else "") + (f"-seed{self.seed}" if self.seed else "")
 
 

@@ -65,11 +65,11 @@ class Method:
 
     Args:
         name: method, as in the paper's tables.
-        row: which settings these are ("as published", "best settings", "ours: ...").
+        row: which settings these are, as printed in brackets after the name.
         sampler: sampler and schedule in words, for the row.
         gradient: gradient class with all settings but the denoiser bound; None: no gradient, the DDIM reference.
         optimiser: "adam" or "sgd".
-        rate: learning rate.
+        lr: learning rate.
         steps: optimiser steps.
         ideal_lr: rate of the gradient descent that takes the optimiser's place with the ideal denoiser.
     """
@@ -84,8 +84,13 @@ class Method:
     ideal_lr: float = 1.0
 
     @property
+    def label(self) -> str:
+        """The row's name in a table."""
+        return self.name if self.row == "reference" else f"{self.name} ({self.row})"
+
+    @property
     def draws(self) -> int:
-        """Monte-Carlo samples an estimate."""
+        """Monte-Carlo samples per estimate."""
         return 1 if self.gradient is None else self.gradient.keywords.get("samples", 1)
 
     def build(self, prior: Denoiser, name: DensityName, kind: DenoiserName) -> Gradient:
@@ -99,13 +104,13 @@ class Method:
 DDIM = Method(name="DDIM", row="reference", sampler="DDIM, 32 steps")
 
 
-def sds(row: str = "as published", *, samples: int = 16, levels: NoiseLevels | None = None, **loop: Any) -> Method:
+def sds(row: str = "default levels", *, samples: int = 16, levels: NoiseLevels | None = None, **loop: Any) -> Method:
     levels = levels or NoiseLevels()
     return Method(name="SDS", row=row, sampler=_levels(levels), gradient=partial(SDS, samples=samples, levels=levels), **loop)
 
 
 def vsd(
-    row: str = "as published",
+    row: str = "default levels",
     *,
     samples: int = 16,
     levels: NoiseLevels | None = None,
@@ -119,7 +124,7 @@ def vsd(
     return Method(name="VSD", row=row, sampler=words, gradient=bound, **loop)
 
 
-def sdi(row: str = "as published", *, loop: dict[str, Any] | None = None, **settings: Any) -> Method:
+def sdi(row: str = "state at sigma", *, loop: dict[str, Any] | None = None, **settings: Any) -> Method:
     bound = partial(SDI, **settings)
     probe = SDI(denoiser=lambda x, sigma: x, **settings)
     words = f"inversion {probe.steps} steps, sigma {probe.start:g} to {probe.end:g}"
@@ -139,19 +144,21 @@ def _levels(levels: NoiseLevels) -> str:
 
 # The paper's lambda falls linearly from sqrt(0.1) to 0. It writes the kernel exp(-x^2/lambda^2), of standard deviation l = lambda/sqrt(2),
 # and its score as that of a Gaussian of standard deviation l = lambda: both readings have a row. The rest of the package follows the score.
-MSD_PUBLISHED = msd("as published", SplitSampler(), LinearBandwidth(start=0.05**0.5), ideal_lr=2.0)
+MSD_PUBLISHED = msd("as published, l = lambda/sqrt 2", SplitSampler(), LinearBandwidth(start=0.05**0.5), ideal_lr=2.0)
 MSD_PUBLISHED_SCORE = msd("as published, l = lambda", SplitSampler(), LinearBandwidth(), ideal_lr=2.0)
 MSD_EXACT = msd("exact sampler", ExactSampler(), LinearBandwidth())
 MSD_PROXIMAL = msd("proximal sampler", ProximalSampler(), LinearBandwidth())
 MSD_ADAPTIVE = msd("adaptive bandwidth", ExactSampler(steps=16), AdaptiveBandwidth(), optimiser="sgd", lr=1.0)
 
+# The paper does not state the noise levels and weights of its baselines in the plane: "default levels" are sigma ~ U[0.002, 5].
+# "public code" is SDI as released, in Stable Diffusion's timesteps; "state at sigma" moves the inverted state to the level of the call.
 # The best settings that `modeseek run search` found (fractal, learned denoiser), used in every column. The tuning was not
 # equal: docs/results.md says how.
 SDS_BEST = sds("best settings", levels=NoiseLevels(high=0.05, distribution="loguniform", weight="eps"))
 VSD_BEST = vsd("best settings", levels=NoiseLevels(high=0.05, distribution="loguniform", weight="x0"))
 _TABLE = stable_diffusion_levels().sigmas
 SDI_CODED = sdi(
-    "as coded", start=float(_TABLE[980]), end=float(_TABLE[250]), spacing="timestep", grid="timestep", eta=0.3, as_published=True
+    "public code", start=float(_TABLE[980]), end=float(_TABLE[250]), spacing="timestep", grid="timestep", eta=0.3, as_published=True
 )
 SDI_BEST = sdi("best settings", start=0.2, spacing="karras", lowest=0.9)
 

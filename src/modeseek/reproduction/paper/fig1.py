@@ -1,4 +1,4 @@
-"""Figure 1: fractal, one class, no guidance: true samples, DDIM, SDS and MSD (as published, and ours)."""
+"""Figure 1: fractal, one class, no guidance: true samples, DDIM, SDS and MSD (as published, and with the adaptive bandwidth)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from modeseek.plots import Panel, PointsPanel, save_grid
 from modeseek.reproduction.experiment import Experiment, Settings
 from modeseek.reproduction.paper.table1 import COLUMNS, NOTES
 from modeseek.reproduction.plane import DDIM, MSD_ADAPTIVE, MSD_PUBLISHED, SampleCell, density, sds
-from modeseek.reproduction.tables import write_results
+from modeseek.reproduction.tables import label_of, write_results
 from modeseek.sweeps.cells import Cell, Result
 
 
 def cells(settings: Settings) -> list[Cell]:
-    side = 16 if settings.quick else 64
     methods = [DDIM, sds(), MSD_PUBLISHED, MSD_ADAPTIVE]
-    return [SampleCell(density="fractal", denoiser="learned", method=m, points=side, seed=settings.seed) for m in methods]
+    return [SampleCell(density="fractal", denoiser="learned", method=m, points=settings.side, seed=settings.seed) for m in methods]
 
 
 def finish(folder: Path, settings: Settings, cells: Sequence[Cell], results: Sequence[Result]) -> None:
@@ -26,8 +25,8 @@ def finish(folder: Path, settings: Settings, cells: Sequence[Cell], results: Seq
     count = len(results[0].arrays["points"])
     truth = distribution.sample(count, rng=torch.Generator().manual_seed(settings.seed)).float()
     panels: list[Panel] = [PointsPanel("truth", truth, distribution)]
-    for result, title in zip(results, ("DDIM", "SDS", "MSD, as published", "MSD, ours"), strict=True):
-        panels.append(PointsPanel(title, result.arrays["points"], distribution))
+    for result in results:
+        panels.append(PointsPanel(label_of(result.row), result.arrays["points"], distribution))
     save_grid(folder / "fig1.png", [panels], width=2.6)
     config = {"seed": settings.seed, "quick": settings.quick}
     write_results(folder, "fig1", rows=[r.row for r in results], config=config, columns=COLUMNS, notes=NOTES)

@@ -10,7 +10,7 @@ from modeseek.reproduction.estimator_cells import LandscapeCell
 from modeseek.reproduction.experiment import Experiment, Settings
 from modeseek.reproduction.plane import MSD_ADAPTIVE, MSD_PUBLISHED, DensityName, Method, SampleCell, density, sdi, sds, vsd
 from modeseek.reproduction.published_numbers import PINWHEEL, SPIRAL
-from modeseek.reproduction.tables import write_results
+from modeseek.reproduction.tables import label_of, write_results
 from modeseek.sweeps.cells import Cell, Result
 
 METHODS: list[Method] = [sds(), vsd(), sdi(), MSD_PUBLISHED, MSD_ADAPTIVE]
@@ -21,7 +21,7 @@ NOTES = (
 
 
 def cells(settings: Settings, columns: Sequence[tuple[str, str, str]] = (*PINWHEEL, *SPIRAL)) -> list[Cell]:
-    side, estimates = (16, 4) if settings.quick else (64, 16)
+    side, estimates = settings.side, 4 if settings.quick else 16
     found: list[Cell] = []
     for d, k, _ in columns:
         for m in METHODS:
@@ -38,7 +38,7 @@ def panels(results: Sequence[Result]) -> tuple[list[list[Panel]], list[str]]:
     for result in results:
         row = result.row
         distribution: DensityName = row["density"]
-        name = row["method"] + (", ours" if row["row"].startswith("ours") else "")
+        name = label_of(row)
         line = rows.setdefault(f"{distribution}, {row['denoiser']}", [])
         if "potential" in result.arrays:
             line.append(PotentialPanel(f"{name}: implied loss", result.arrays["potential"]))

@@ -21,7 +21,7 @@ from modeseek.sweeps.cells import Cell, Result
 
 
 def knobs() -> list[Method]:
-    """12 settings of each of SDS, VSD, SDI and MSD (ours)."""
+    """12 settings of each of SDS, VSD, SDI and MSD with the adaptive bandwidth."""
     found: list[Method] = []
     for high, weight, lr in product((5.0, 0.5, 0.05), ("eps", "x0"), (0.08, 0.02)):
         levels = NoiseLevels(high=high, distribution="loguniform", weight=weight)  # type: ignore[arg-type]

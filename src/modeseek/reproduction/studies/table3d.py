@@ -1,4 +1,4 @@
-"""Text to 3-D, ours: every method's objects against the exact solids behind six held-out prompts, at equal denoiser calls."""
+"""Text to 3-D: every method's objects against the exact solids behind six held-out prompts, at equal denoiser calls."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from modeseek.distillation.recommend import PAPER_VIEW_RECIPES, VIEW_RECIPES
 from modeseek.metrics.bootstrap import bootstrap_error
 from modeseek.reproduction.experiment import Experiment, Settings
-from modeseek.reproduction.image_methods import METHODS, equal_calls
+from modeseek.reproduction.image_methods import METHODS, WIDE, equal_calls
 from modeseek.reproduction.object_cells import DistilledObject, FittedObject, TrueObject, prompts_of
 from modeseek.reproduction.tables import write_results
 from modeseek.sweeps.cells import Cell, Result
@@ -41,7 +41,7 @@ def cells(settings: Settings) -> list[Cell]:
     count, seeds, steps = sizes(settings)
     prompts = prompts_of(settings.prior.name)[:count]
     places = [(prompt, settings.seed * 1000 + k) for k in range(seeds) for prompt in prompts]
-    rows = [(name, method, "as published, equal calls") for name, method in METHODS] + [("msd", "MSD", "ours, equal calls")]
+    rows = [(name, method, "as published, equal calls") for name, method in METHODS] + [("msd", "MSD", f"{WIDE}, equal calls")]
     found: list[Cell] = []
     recipes = VIEW_RECIPES if _preset(settings) == "cpu" else PAPER_VIEW_RECIPES
     for name, method, row in rows:
@@ -91,4 +91,4 @@ def finish(folder: Path, settings: Settings, cells: Sequence[Cell], results: Seq
     write_results(folder, "table3d", rows=rows, config=config, columns=columns, notes=notes)
 
 
-EXPERIMENT = Experiment(name="table3d", summary="text to 3-D against exact solids, every method (ours)", cells=cells, finish=finish)
+EXPERIMENT = Experiment(name="table3d", summary="text to 3-D against exact solids, every method", cells=cells, finish=finish)
