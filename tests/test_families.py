@@ -1,15 +1,21 @@
 """Families of pipelines with one text encoder, ControlNet and DeepFloyd IF: D is that of the pipeline's own sampler."""
 
+import dataclasses
+import itertools
+import warnings
 from functools import cache
 
 import pytest
+import tiny
 import torch
+from peft import LoraConfig, inject_adapter_in_model
 from tiny import diffusers
 from torch.testing import assert_close
 
-from modeseek import VSD, InvalidInput, NoiseLevels
+from modeseek import VSD, GuidedPair, InvalidInput, NoiseLevels, PromptCut
+from modeseek.core.denoiser import eps
 from modeseek.core.sampling import ddim
-from modeseek.priors import load_prior
+from modeseek.priors import PromptEmbeds, load_prior
 
 PROMPTS = ["a red cube", "photo of a blue sphere"]
 NEGATIVE = "photo"
@@ -104,8 +110,7 @@ def use_ddim(found, family):
     """For diffusion models, the multistep solver at order 1, which is DDIM, on the levels of their own scheduler."""
     if family not in FLOW:
         settings = {"solver_order": 1, "algorithm_type": "dpmsolver++", "final_sigmas_type": "zero", "thresholding": False}
-        config = {**found.pipeline.scheduler.config, **settings}
-        found.pipeline.scheduler = diffusers.DPMSolverMultistepScheduler.from_config(config)
+        found.pipeline.scheduler = diffusers.DPMSolverMultistepScheduler.from_config(found.pipeline.scheduler.config, **settings)
 
 
 def sample(found, family, z, *, guided):
@@ -125,8 +130,6 @@ def test_sampling_is_the_pipelines_own(prior, family, guided):
     found = prior(family)
     use_ddim(found, family)
     z = noise(2, *found.event)
-    if family == "qwen-image" and guided:
-        pytest.skip("its sampler rescales the guided prediction: test_guidance_of_qwen_image")
     theirs = as_x(found, family, run(found, family, z, guided=guided))
     ours = sample(found, family, z, guided=guided)
     assert_close(ours, theirs, rtol=1e-4, atol=1e-4, check_dtype=False)
@@ -135,14 +138,91 @@ def test_sampling_is_the_pipelines_own(prior, family, guided):
         assert_close(found.decode(theirs).clamp(0, 1), images, rtol=0, atol=1e-4)
 
 
+def recorded_steps(found, family, z):
+    """(x before, x after) of each step of the pipeline's own guided sampler, in the scale of its state."""
+    scheduler, states = found.pipeline.scheduler, []
+    step = scheduler.step
+    packed = "flux2" if family == "flux2-klein" else family
+
+    def recording(output, t, sample, **settings):
+        after = step(output, t, sample, **settings)
+        states.append(tuple(as_x(found, packed, state).clone() for state in (sample, after[0])))
+        return after
+
+    scheduler.step = recording
+    run(found, family, z, guided=True)
+    del scheduler.step
+    return states
+
+
+@each_family
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of the multistep solver
+def test_changes_of_a_pipeline_in_memory_act(family, record_property):
+    """A LoRA, other weights in the text encoder and another scheduler, set after the denoiser was made: each step is the sampler's."""
+    pipe = tiny.build(family)
+    found = load_prior(pipe, image_size=(16, 16))
+    found = found.with_settings(control_image=control(), control_scale=0.7) if family == "sd1-controlnet" else found
+    denoiser = found.denoiser(PROMPTS, guidance=4.0, negative=None if family == "flux2" else NEGATIVE)
+    x, sigma = noise(2, *found.event), torch.tensor(1.0)
+    seen = [denoiser(x, sigma)]
+    torch.manual_seed(0)
+    inject_adapter_in_model(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False), found.family.network, "style")
+    seen.append(denoiser(x, sigma))
+    with torch.no_grad():
+        pipe.text_encoder.get_input_embeddings().weight.add_(torch.randn_like(pipe.text_encoder.get_input_embeddings().weight))
+    seen.append(denoiser(x, sigma))
+    if family in FLOW:
+        pipe.scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=2.0)
+    else:
+        other = {"beta_schedule": "linear"} if family == "deepfloyd-if" else {"beta_end": 0.015, "prediction_type": "v_prediction"}
+        pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, **other)
+        use_ddim(found, family)
+        seen.append(denoiser(x, sigma))
+    changes = [float((before - after).abs().max()) for before, after in itertools.pairwise(seen)]
+    assert min(changes) > 1e-6, changes
+    states = recorded_steps(found, family, noise(2, *found.event))
+    levels = pipe.scheduler.sigmas.double()
+    scales = 1 - levels if family in FLOW else (1 + levels**2).rsqrt()
+    sigmas = levels / scales if family in FLOW else levels
+    assert len(states) == 4
+    for index, (before, after) in enumerate(states):
+        x = before / float(scales[index])
+        ours = (x + float(sigmas[index + 1] - sigmas[index]) * eps(denoiser, x, sigmas[index].float())) * float(scales[index + 1])
+        assert float((ours - after).abs().max()) < 1e-4 * max(1.0, float(after.abs().max()))
+    record_property("supports", f"{family}: folder, object, LoRA, scheduler")
+
+
+@each_family
+def test_embeddings_in_place_of_prompts(family, record_property):
+    """`PromptEmbeds` of the conditions that the prompts have give the same D."""
+    found = load_prior(tiny.build(family), image_size=(16, 16))
+    found = found.with_settings(control_image=control()) if family == "sd1-controlnet" else found
+    x, sigma = noise(2, *found.event), torch.tensor([0.5, 2.0])
+    embeds, opposite = (
+        PromptEmbeds(tokens=made["tokens"], mask=made.get("mask"))
+        for made in (found.family.conditions(PROMPTS, **found.settings), found.family.opposite([NEGATIVE]))
+    )
+    negative = {} if family == "flux2" else {"negative": NEGATIVE}
+    expected = found.denoiser(PROMPTS, guidance=3.0, **negative)(x, sigma)
+    negative = {} if family == "flux2" else {"negative": opposite}
+    assert_close(found.denoiser(embeds, guidance=3.0, **negative)(x, sigma), expected, rtol=1e-5, atol=1e-5)
+    with pytest.raises(InvalidInput, match="width"):
+        found.denoiser(PromptEmbeds(tokens=embeds.tokens[..., 1:], mask=embeds.mask), guidance=1.0)
+    record_property("supports", f"{family}: embeds")
+
+
 @pytest.mark.slow
-def test_guidance_of_qwen_image(prior):
-    """Plain classifier-free guidance, whose sides have different numbers of tokens."""
+def test_plain_guidance_of_qwen_image(prior):
+    """Without the rescaling it is D_u + s (D_c - D_u), whose sides have different numbers of tokens."""
     found = prior("qwen-image")
+    plain = dataclasses.replace(found, family=dataclasses.replace(found.family, guided_pair=GuidedPair))
     x, sigma = noise(2, *found.event), torch.tensor([0.5, 3.0])
     strong, weak = (found.denoiser(prompts, guidance=1.0)(x, sigma) for prompts in (PROMPTS, [NEGATIVE] * 2))
-    guided = found.denoiser(PROMPTS, guidance=4.0, negative=NEGATIVE)(x, sigma)
+    guided = plain.denoiser(PROMPTS, guidance=4.0, negative=NEGATIVE)(x, sigma)
     assert_close(guided, weak + 4 * (strong - weak), rtol=1e-4, atol=1e-4)
+    outside = found.denoiser(PROMPTS, guidance=4.0, negative=NEGATIVE, interval=(0.1, 1.0))(x, sigma)
+    assert_close(outside[1], strong[1], rtol=1e-4, atol=1e-4)
+    assert float((outside[0] - strong[0]).abs().max()) > 1e-3
 
 
 @each_family
@@ -162,9 +242,32 @@ def test_encoding_undoes_the_scales_of_decoding(prior, family):
     assert torch.equal(draw, x) if family == "sana" else float((draw - x).abs().max()) > 1e-3
 
 
+def same(one, other):
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+@each_family
+def test_a_prompt_that_is_cut_warns(family):
+    """Just where the last letter of a long prompt loses its effect, a warning says so; before that it has one."""
+    adapter = load_prior(tiny.build(family), check=False, image_size=(16, 16)).family
+    settings = {"control_image": control()[:1]} if family == "sd1-controlnet" else {}
+
+    def cut(count):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", PromptCut)
+            ends = [adapter.conditions(["." * (count - 1) + last], **settings) for last in ".,"]
+        return any(issubclass(warning.category, PromptCut) for warning in caught), same(*ends)
+
+    tokenizer, limit = adapter.readers()[0]
+    extra = len(tokenizer("." * 5).input_ids) - 5
+    assert cut(limit - extra) == (False, False)
+    assert cut(limit - extra + 1)[0]
+    assert cut(limit - extra + 2) == (True, True)
+
+
 # ---------------------------------------------------------------- VSD's auxiliary network
 @each_family
-def test_auxiliary_starts_as_the_prior_and_learns(pipeline_folder, family):
+def test_auxiliary_starts_as_the_prior_and_learns(pipeline_folder, family, record_property):
     found = load_prior(pipeline_folder(family), image_size=(16, 16))
     found = found.with_settings(control_image=control()) if family == "sd1-controlnet" else found
     x, sigma = noise(2, *found.event), torch.tensor([0.5, 2.0])
@@ -176,6 +279,7 @@ def test_auxiliary_starts_as_the_prior_and_learns(pipeline_folder, family):
     vsd.adapt(x, torch.Generator().manual_seed(0))
     assert float((auxiliary(x, sigma) - before).detach().abs().max()) > 1e-6
     assert torch.equal(conditional(x, sigma), before)
+    record_property("supports", f"{family}: VSD")
 
 
 # ---------------------------------------------------------------- ControlNet

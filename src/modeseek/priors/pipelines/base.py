@@ -194,7 +194,8 @@ class PipelinePrior:
             return conditional
         opposite = Encoded(self, lambda: self._opposite(negatives, settings))
         doubled = Doubled(prior=self, conditions=conditional.conditions, opposite=opposite)
-        return GuidedPair(denoiser=conditional, pair=doubled, scale=scale, interval=interval)
+        pair: type[GuidedPair] = getattr(self.family, "guided_pair", GuidedPair)
+        return pair(denoiser=conditional, pair=doubled, scale=scale, interval=interval)
 
     def encode(self, image: Tensor, *, rng: torch.Generator | None = None) -> Tensor:
         """(batch, 3, height, width) in [0, 1] -> x, differentiable; the posterior's mean, or a draw of it where `rng` is given."""

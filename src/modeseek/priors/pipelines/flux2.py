@@ -20,7 +20,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 from modeseek.priors.pipelines.base import Conditions, PipelinePrior
 from modeseek.priors.pipelines.codecs import latent_of
 from modeseek.priors.pipelines.text import PromptEmbeds, Reader, checked_embeds
-from modeseek.priors.pipelines.text_family import ATTENTION, TEXT_ATTENTION, TextFamily, call_default
+from modeseek.priors.pipelines.text_family import ATTENTION, TEXT_ATTENTION, TextFamily, call_default, template_tokens
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,8 +35,18 @@ class Flux2(TextFamily):
         return "its configuration says is_distilled" if self.pipeline.config.get("is_distilled") else super().distillation
 
     def readers(self) -> list[Reader]:
-        tokenizer = getattr(self.pipeline.tokenizer, "tokenizer", self.pipeline.tokenizer)  # dev has a processor around it
-        return [(tokenizer, call_default(self.pipeline, "max_sequence_length"))]
+        processor = self.pipeline.tokenizer
+        tokenizer = getattr(processor, "tokenizer", processor)  # dev has a processor around it
+
+        def render(text: str) -> str:
+            if not hasattr(self.pipeline, "system_message"):
+                chat: list[dict[str, Any]] = [{"role": "user", "content": text}]
+                return processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True, enable_thinking=False)
+            parts = {"system": self.pipeline.system_message, "user": text}
+            chat = [{"role": role, "content": [{"type": "text", "text": words}]} for role, words in parts.items()]
+            return processor.apply_chat_template(chat, tokenize=False)
+
+        return [(tokenizer, call_default(self.pipeline, "max_sequence_length") - template_tokens(tokenizer, render))]
 
     def encode(self, prompts: list[str], *, negative: bool = False) -> Conditions:
         settings = {name: call_default(self.pipeline, name) for name in ("max_sequence_length", "text_encoder_out_layers")}

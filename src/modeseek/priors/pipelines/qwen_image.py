@@ -2,10 +2,15 @@
 
     prediction    u = n - y on z = (1-t) y + t n, over 2 x 2 patches; the network takes t in [0, 1]
     text          Qwen2.5-VL with the pipeline's template, whose tokens are dropped; prompts have different lengths and a mask
-    codec         AutoencoderKLQwenImage, a video autoencoder used on one frame, with a mean and a standard deviation for each channel
+    codec         AutoencoderKLQwenImage, a video autoencoder used on one frame, with moments for each channel
 
-diffusers' sampler rescales the guided prediction of each patch to the norm of the conditional one. That is not done here: guidance is
-D_u + s (D_c - D_u), as in every other family.
+The guided prediction u_g = u_u + s (u_c - u_u) of each patch is rescaled to the norm of the conditional one, as in the pipeline's own
+sampler:
+
+    D = z - t u_g |u_c| / |u_g|,   z = x / (1 + sigma),  t u = z - D
+
+so D is not linear in s. `dataclasses.replace(prior, family=dataclasses.replace(prior.family, guided_pair=GuidedPair))` gives plain
+guidance.
 """
 
 from __future__ import annotations
@@ -16,19 +21,46 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from modeseek.core.denoiser import as_sigma, per_item
+from modeseek.core.guidance import GuidedPair
 from modeseek.priors.pipelines.base import Conditions, PipelinePrior
 from modeseek.priors.pipelines.codecs import latent_of
 from modeseek.priors.pipelines.flow import from_patches, to_patches
 from modeseek.priors.pipelines.text import PromptEmbeds, Reader, checked_embeds
-from modeseek.priors.pipelines.text_family import TextFamily, call_default, padded
+from modeseek.priors.pipelines.text_family import TextFamily, call_default, padded, template_tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class RescaledPair(GuidedPair):
+    """Guidance of a rectified flow whose prediction keeps the norm of the conditional one in each 2 x 2 patch; a `Denoiser`."""
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        sigma = as_sigma(sigma, x)
+        inside = (sigma >= self.interval[0]) & (sigma <= self.interval[1])
+        if self.scale == 1 or not bool(inside.any()):
+            return self.denoiser(x, sigma)
+        strong, weak = self.pair(x, sigma)
+        guided = weak + per_item(torch.where(inside, self.scale, 1.0).to(x), x) * (strong - weak)
+        z = x / (1 + per_item(sigma, x))
+        conditional, combined = to_patches(z - strong), to_patches(z - guided)
+        factor = conditional.norm(dim=-1, keepdim=True) / combined.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+        return z - from_patches(combined * factor, x.shape[2] // 2, x.shape[3] // 2)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class QwenImage(TextFamily):
-    """Inputs and calls of Qwen-Image's transformer."""
+    """Inputs and calls of Qwen-Image's transformer.
+
+    Args:
+        guided_pair: how D_c and D_u are combined.
+    """
+
+    guided_pair: type[GuidedPair] = RescaledPair
 
     def readers(self) -> list[Reader]:
-        return [(self.pipeline.tokenizer, call_default(self.pipeline, "max_sequence_length"))]
+        pipe = self.pipeline
+        kept = template_tokens(pipe.tokenizer, pipe.prompt_template_encode.format) - pipe.prompt_template_encode_start_idx
+        return [(pipe.tokenizer, call_default(pipe, "max_sequence_length") - kept)]
 
     def encode(self, prompts: list[str], *, negative: bool = False) -> Conditions:
         limit = call_default(self.pipeline, "max_sequence_length")

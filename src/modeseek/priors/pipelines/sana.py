@@ -22,7 +22,8 @@ class Sana(TextFamily):
     """Inputs and calls of Sana's transformer."""
 
     def readers(self) -> list[Reader]:
-        return [(self.pipeline.tokenizer, call_default(self.pipeline, "max_sequence_length") - 1)]
+        tokenizer = self.pipeline.tokenizer
+        return [(tokenizer, call_default(self.pipeline, "max_sequence_length") - 2 + len(tokenizer("").input_ids))]
 
     def encode(self, prompts: list[str], *, negative: bool = False) -> Conditions:
         settings = {name: call_default(self.pipeline, name) for name in ("clean_caption", "max_sequence_length")}

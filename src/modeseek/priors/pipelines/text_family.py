@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -113,6 +113,9 @@ class TextFamily:
             raise InvalidInput("this pipeline has no text encoder: give embeddings (PromptEmbeds) in place of prompts")
 
 
+MARKER = "\u2603"  # stands for the prompt in a template
+
+
 def call_default(pipeline: Any, name: str) -> Any:
     """The default of an argument of a pipeline's `__call__`: what its own sampler uses."""
     return inspect.signature(type(pipeline).__call__).parameters[name].default
@@ -126,3 +129,14 @@ def padded(rows: Tensor, length: int) -> Tensor:
         tensor([[1., 1., 0., 0.]])
     """
     return torch.cat([rows, rows.new_zeros(len(rows), length - rows.shape[1], *rows.shape[2:])], 1)
+
+
+def template_tokens(tokenizer: Any, render: Callable[[str], str]) -> int:
+    """Number of tokens that a chat template puts before the prompt; they count towards the longest sequence.
+
+    Args:
+        tokenizer: the tokenizer.
+        render: a prompt to the text that is tokenized.
+    """
+    before = render(MARKER).split(MARKER)[0]
+    return len(tokenizer(before, add_special_tokens=False).input_ids)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from modeseek.priors.pipelines.base import Conditions, PipelinePrior
 from modeseek.priors.pipelines.text import PromptEmbeds, Reader, checked_embeds
-from modeseek.priors.pipelines.text_family import TextFamily, call_default, padded
+from modeseek.priors.pipelines.text_family import TextFamily, call_default, padded, template_tokens
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,7 +30,10 @@ class ZImage(TextFamily):
         return 1.0 if self.distillation else 1.0 + float(call_default(self.pipeline, "guidance_scale"))
 
     def readers(self) -> list[Reader]:
-        return [(self.pipeline.tokenizer, call_default(self.pipeline, "max_sequence_length"))]
+        tokenizer = self.pipeline.tokenizer
+        settings = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": True}
+        before = template_tokens(tokenizer, lambda text: tokenizer.apply_chat_template([{"role": "user", "content": text}], **settings))
+        return [(tokenizer, call_default(self.pipeline, "max_sequence_length") - before)]
 
     def encode(self, prompts: list[str], *, negative: bool = False) -> Conditions:
         limit = call_default(self.pipeline, "max_sequence_length")
