@@ -28,7 +28,7 @@ from modeseek.distillation.recipes import get_recipe
 from modeseek.distillation.recommend import VIEW_RECIPES
 from modeseek.priors.sharded import ShardedPrior, sharded
 from modeseek.representations.nerf import NeRF
-from modeseek.scaling.ranks import ALONE, Ranks, started
+from modeseek.scaling.ranks import ALONE, Ranks, process_group
 from modeseek.tasks.text_to_3d import ObjectRun, steps_of, volume_of
 from modeseek.tasks.text_to_image import PriorChoice, distilled
 
@@ -64,7 +64,7 @@ def found(case, prior, checkpoint, ranks=ALONE):
     with mock.patch("torch.optim.Adam", descent), mock.patch("torch.optim.AdamW", descent):
         values, last = descended(case, prior, checkpoint, ranks)
     values = {name: value.detach() for name, value in values.items() if torch.is_tensor(value) and value.is_floating_point()}
-    if ranks.leads and "vsd" in case:
+    if ranks.is_main and "vsd" in case:
         values |= read_state(checkpoint, kind="distillation")["gradient"]["auxiliary"]
     return values | {"gradient": last.estimate.gradient, "x": last.x, "calls": torch.tensor(last.calls)}
 
@@ -133,7 +133,7 @@ def paired_process(rank, folder, out, ports):
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(ports[0])}
     errors = {}
-    with started(timeout=60) as ranks:
+    with process_group(timeout=60) as ranks:
         prior = PriorChoice(name=str(folder)).open()
         for case in CASES:
             torch.save(found(case, prior, out / f"{case}.safetensors", ranks), out / f"{case}-{rank}.pt")
@@ -143,16 +143,16 @@ def paired_process(rank, folder, out, ports):
         def refuse():
             raise InvalidInput("only the first rank looked")
 
-        errors["first"] = raised(lambda: ranks.first(refuse))
-        errors["answer"] = ranks.first(lambda: f"rank {rank}")
-        errors["same"] = raised(lambda: ranks.same(rank, "their numbers"))
+        errors["first"] = raised(lambda: ranks.on_main(refuse))
+        errors["answer"] = ranks.on_main(lambda: f"rank {rank}")
+        errors["same"] = raised(lambda: ranks.check_equal(rank, "their numbers"))
     os.environ["MASTER_PORT"] = str(ports[1])
 
     def frozen():
-        with started(timeout=1) as ranks:
+        with process_group(timeout=1) as ranks:
             if rank == 1:
                 time.sleep(3)
-            ranks.divided(2, lambda own: torch.zeros(1, 1))
+            ranks.map_shards(2, lambda own: torch.zeros(1, 1))
 
     errors["frozen"] = raised(frozen)
     (out / f"errors-{rank}.json").write_text(json.dumps(errors))
@@ -189,7 +189,7 @@ def test_errors_are_everybodys(paired):
     assert first["answer"] == second["answer"] == "rank 0"
     assert first["same"][0] == second["same"][0] == "OutputError"
     assert first["frozen"][0] == second["frozen"][0] == "RankLost"
-    assert "did not answer within 1 s" in first["frozen"][1]
+    assert "did not respond within 1 s" in first["frozen"][1]
 
 
 def test_each_asks_for_its_share(paired):
@@ -266,7 +266,7 @@ def test_a_killed_rank_stops_the_others_and_the_run_goes_on(pipeline_folder, tmp
 # ---------------------------------------------------------------- without company
 @pytest.mark.parametrize(("count", "world"), [(0, 2), (1, 2), (3, 2), (8, 3), (2, 5)])
 def test_shares_tile_a_batch(count, world):
-    shares = [Ranks(rank=rank, world=world).share(count) for rank in range(world)]
+    shares = [Ranks(rank=rank, world=world).shard(count) for rank in range(world)]
     assert [k for share in shares for k in range(count)[share]] == list(range(count))
     sizes = [share.stop - share.start for share in shares]
     assert max(sizes) - min(sizes) <= 1
@@ -276,13 +276,13 @@ def test_one_process_is_left_alone(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     prior = Recording()
     assert sharded(prior, ALONE) is prior
-    with started() as ranks:
+    with process_group() as ranks:
         assert ranks is ALONE
     x = torch.zeros(2, requires_grad=True)
-    assert ALONE.own(x) is x
+    assert ALONE.local_gradient(x) is x
     assert ALONE.device("cuda:1") == "cuda:1"
     with pytest.raises(OutputError):
-        ALONE.first(lambda: (_ for _ in ()).throw(OutputError("full")))
+        ALONE.on_main(lambda: (_ for _ in ()).throw(OutputError("full")))
 
 
 def test_errors_say_what_to_do(monkeypatch, capsys):
@@ -296,7 +296,7 @@ def test_errors_say_what_to_do(monkeypatch, capsys):
         ShardedPrior(prior=Recording(), ranks=two).denoiser(["a", "b"])(torch.zeros(5, 1), torch.tensor(1.0))
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("RANK", raising=False)
-    with pytest.raises(InvalidInput, match="start several processes with torchrun"), started():
+    with pytest.raises(InvalidInput, match="start several processes with torchrun"), process_group():
         pass
     assert main(["sample", "a cat"]) == 1
     assert "start this command without torchrun" in capsys.readouterr().err

@@ -51,10 +51,10 @@ def main(arguments: list[str] | None = None) -> int:
     )
     from modeseek.core import interrupts
     from modeseek.core.errors import InvalidInput, ModeseekError
-    from modeseek.scaling.ranks import processes
+    from modeseek.scaling.ranks import world_size
 
     try:
-        if processes() > 1 and not isinstance(command, DISTRIBUTED):
+        if world_size() > 1 and not isinstance(command, DISTRIBUTED):
             raise InvalidInput("only `image` and `3d` run on several processes: start this command without torchrun")
         with interrupts.terminable():
             status = next(function for options, function in COMMANDS.values() if type(command) is options)(command)

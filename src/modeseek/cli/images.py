@@ -75,18 +75,18 @@ def image_run(command: Image) -> tuple[ImageRun, Path]:
 
 def image(command: Image) -> None:
     """Run `modeseek image`."""
-    from modeseek.scaling.ranks import started
+    from modeseek.scaling.ranks import process_group
     from modeseek.tasks.loggers import logged, logger
     from modeseek.tasks.text_to_image import distill_images
 
     run, out = image_run(command)
-    with started(command.device) as ranks, progress_bar(shown=ranks.leads, json_lines=command.json) as progress:
-        log = logger(command.log, out) if command.log and ranks.leads else None
+    with process_group(command.device) as ranks, progress_bar(shown=ranks.is_main, json_lines=command.json) as progress:
+        log = logger(command.log, out) if command.log and ranks.is_main else None
         task = progress.add_task(f"{command.method}: loading {command.prior}", total=run.recipe.steps)
         steps = distill_images(run, out, ranks=ranks, command=command_line("image", command))
         for step in steps if log is None else logged(steps, out, log):
             progress.update(task, completed=step.index + 1, description=f"{command.method}: {step.calls:g} denoiser calls")
-    if ranks.leads:
+    if ranks.is_main:
         names = ("index.html", "run.json", "sheet.png", "animation.gif", "curves.png")
         report_files([out / name for name in names], json_lines=command.json)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,7 @@ def train_prior(command: Train) -> None:
             if step.stage not in tasks:
                 tasks[step.stage] = progress.add_task(step.stage, total=step.total)
             if step.note:
-                progress.console.print(f"{step.stage}: {step.note}")
+                print(f"{step.stage}: {step.note}", file=sys.stderr)
             progress.update(tasks[step.stage], completed=step.done, total=step.total, description=f"{step.stage}: loss {step.loss:.4f}")
     export(folder, folder / "pipeline", config, card=model_card(config, {}))
     rows = {}

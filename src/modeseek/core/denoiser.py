@@ -1,4 +1,4 @@
-r"""The one callable everything is built on: $D(x, \sigma) = E[y \mid y + \sigma n = x]$, $n \sim N(0, I)$.
+r"""The denoiser, the callable on which everything is built: $D(x, \sigma) = E[y \mid y + \sigma n = x]$, $n \sim N(0, I)$.
 
 A `Denoiser` returns the posterior mean of clean data y given a state x at noise level sigma ("variance exploding"
 coordinate). The other quantities of diffusion are linear in it:
@@ -6,18 +6,18 @@ coordinate). The other quantities of diffusion are linear in it:
     eps   = (x - D) / sigma              predicted noise; the probability-flow ODE is dx/dsigma = eps
     score = (D - x) / sigma^2            grad log p_sigma(x)     (Tweedie 1956; Miyasawa 1961)
 
-Networks trained in another parametrisation are converted here, at the border, and nowhere else. With the
+Networks of another parametrisation are converted by the adapter classes below; everything else works in this coordinate. With the
 variance-preserving state z = a y + b n and sigma = b/a (Karras et al. 2022, section 2; Salimans & Ho 2022 for v; Lipman
 et al. 2023 for the flow):
 
-    view    network predicts      its state z         D
+    adapter network predicts      its state z         D
     eps     n                     z = a y + b n       x - sigma eps
     v       a n - b y             z = a y + b n       a z - b v
     x0      y                     z = a y + b n       x0
     flow    n - y                 z = (1-t) y + t n   z - t u,  t = sigma / (1 + sigma)
     edm     F                     x                   c_skip x + c_out F(c_in x, c_noise)
 
-Any callable `model(x, sigma)` in this coordinate (k-diffusion, EDM, deepinv) is a `Denoiser` as it stands.
+Any callable `model(x, sigma)` in this coordinate (k-diffusion, EDM, deepinv) is a `Denoiser` without an adapter.
 """
 
 from __future__ import annotations

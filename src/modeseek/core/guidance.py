@@ -33,8 +33,8 @@ class GuidedPair:
     """A denoiser guided by one call that returns both sides, as a network on the concatenated batch does; itself a `Denoiser`.
 
     Args:
-        denoiser: D_c alone, asked where no item is guided.
-        pair: `(x, sigma) -> (D_c, D_u)`, asked where any item is.
+        denoiser: D_c alone, evaluated when no item is guided.
+        pair: `(x, sigma) -> (D_c, D_u)`, evaluated when any item is.
         scale: s; 1 is no guidance.
         interval: (lo, hi), the noise levels at which to guide.
 

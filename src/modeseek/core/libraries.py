@@ -19,7 +19,7 @@ def quiet_libraries() -> Iterator[None]:
         from transformers.utils import logging as transformers_logging  # isort: skip
 
         level = transformers_logging.get_verbosity()
-        transformers_logging.set_verbosity_error()  # before diffusers, whose import makes it talk
+        transformers_logging.set_verbosity_error()  # before diffusers, whose import logs
         from diffusers.utils import logging as diffusers_logging
     except (ImportError, RuntimeError) as error:  # a torchvision of another build raises RuntimeError
         words = (str(error).strip().splitlines() or [type(error).__name__])[0]

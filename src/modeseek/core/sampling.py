@@ -1,4 +1,4 @@
-r"""Samplers of any denoiser: integrators of dx/dsigma = (x - D(x; sigma)) / sigma and of its stochastic twin.
+r"""Samplers of any denoiser: integrators of dx/dsigma = (x - D(x; sigma)) / sigma and of the corresponding reverse SDE.
 
     ddim        Euler in sigma (Song et al. 2021): x <- x + (sigma' - sigma) eps          order 1, one call a step
     heun        trapezoidal in sigma (Karras et al. 2022, Alg. 1)                         order 2, two calls a step but the last

@@ -2,7 +2,7 @@ r"""Noise levels of a sampler, and bandwidths over the progress of an optimisati
 
 Noise levels: `karras` (Karras et al. 2022, Eq. 5) and `loglinear`; both descend from sigma_max to sigma_min and end in 0.
 Bandwidths are called as `bandwidth(progress, x, denoiser) -> (batch,)`, progress in [0, 1]; the paper decays linearly from
-sqrt(0.1) ("0.316"). `AdaptiveBandwidth` alone looks at the points and asks the denoiser.
+sqrt(0.1) ("0.316"). Only `AdaptiveBandwidth` depends on the points and calls the denoiser.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Bandwidth(Protocol):
 class LinearBandwidth:
     """Bandwidth falling linearly from `start` to `end`; the paper's schedule starts at sqrt(0.1).
 
-    The paper's falls to 0, where the kernel is a point mass: ours ends at `end` > 0.
+    The paper's falls to 0, where the kernel is a point mass; this one ends at `end` > 0.
 
     Example:
         >>> LinearBandwidth(start=0.3, end=0.1)(0.5, torch.zeros(2, 2), None)
@@ -102,7 +102,7 @@ class LinearBandwidth:
         check_bandwidths(self.start, self.end)
 
     def __call__(self, progress: float, x: Tensor, denoiser: Denoiser | None) -> Tensor:
-        del denoiser  # asked by AdaptiveBandwidth alone
+        del denoiser  # used by AdaptiveBandwidth only
         return x.new_full((x.shape[0],), self.start + (self.end - self.start) * progress)
 
 
@@ -122,7 +122,7 @@ class ExponentialBandwidth:
         check_bandwidths(self.start, self.end)
 
     def __call__(self, progress: float, x: Tensor, denoiser: Denoiser | None) -> Tensor:
-        del denoiser  # asked by AdaptiveBandwidth alone
+        del denoiser  # used by AdaptiveBandwidth only
         return x.new_full((x.shape[0],), self.start * (self.end / self.start) ** progress)
 
 

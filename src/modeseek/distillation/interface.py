@@ -137,8 +137,8 @@ def optimise_recipe(
     shared = sharded(prior, ranks)
     conditioned: Any = shared if views is None else ViewDependentPrior(prior=shared, names=views, azimuths=azimuths)
     gradient = build_gradient(recipe, conditioned, prompts, guidance=guidance, negative=negative, seed=seed)
-    ranks.spread(representation)
-    ranks.summed(getattr(gradient, "optimiser", None))
+    ranks.shard_gradient(representation)
+    ranks.sum_gradients(getattr(gradient, "optimiser", None))
     size = RenderedSize()
 
     def encode(image: Tensor) -> Tensor:

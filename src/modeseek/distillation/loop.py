@@ -1,10 +1,10 @@
 r"""The loop: parameters theta -> image -> x -> gradient -> backward -> optimiser, yielded step by step.
 
-The caller decides what to log, draw or stop; the loop owns the optimiser, the random state and the checkpoint. A run killed and
-started again with the same checkpoint ends at the same parameters as one never interrupted: parameters, optimiser, random state,
-held targets, a gradient's own state (VSD's network, a chain) and the step are all in it. `modeseek.gradients.cached` says what a
-residual in
-image space is and how a target serves several steps.
+The caller decides what to log, plot or stop; the loop owns the optimiser, the random state and the checkpoint. A run that is killed
+and restarted with
+the same checkpoint ends at the same parameters as an uninterrupted one: the checkpoint holds parameters, optimiser, random state,
+cached targets, the
+gradient's state (VSD's network, a chain) and the step. `modeseek.gradients.cached` defines residuals in image space and cached targets.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ CHECKPOINT_KIND = "distillation"
 
 @dataclass(frozen=True, kw_only=True)
 class Stop:
-    """When an object counts as converged: its bandwidth or its residual |m| is at or below the threshold.
+    """A convergence criterion: the bandwidth or the residual |m| of an object is at or below a threshold.
 
-    The paper terminates when the bandwidth falls below a threshold; |m| is 0 at a mode. The loop ends once every object has
-    converged. The defaults never stop early.
+    The paper stops when the bandwidth falls below a threshold; |m| is 0 at a mode. The loop ends when every object has converged. The
+    defaults never stop early. `residual` is the norm of a whole object, which grows with the square root of its dimension.
     """
 
     bandwidth: float = 0.0
@@ -60,9 +60,9 @@ class Step:
         index: from 0.
         progress: index / (steps - 1), in [0, 1].
         x: (batch, *event) at which the gradient was taken, before the update; the images in image space. Of the last pass.
-        estimate: the gradient there and its `info`; a held one has no calls. Of the last pass.
+        estimate: the gradient there and its `info`; `calls` is 0 for a cached target. Of the last pass.
         converged: (batch,) of bool, by the `Stop` rule.
-        calls: denoiser calls an object, over all steps so far.
+        calls: denoiser calls per object, over all steps so far.
     """
 
     index: int
@@ -85,9 +85,9 @@ class Step:
         return step_png(self.x)
 
 
-class Learns(Protocol):
-    """A gradient with a state of its own (VSD's network, a chain). The loop calls `adapt` after each estimate with the renders as they are
-    then: after the last pass of a step those of the updated parameters, rendered for it unless `adapts_to_renders` is False."""
+class Trainable(Protocol):
+    """A gradient with a state (VSD's network, a chain). The loop calls `adapt` after each estimate with the current renders: after the last
+    pass of a step those of the updated parameters, which are rendered again unless `adapts_to_renders` is False."""
 
     def adapt(self, x: Tensor, rng: torch.Generator) -> float: ...
     def state_dict(self) -> dict[str, Any]: ...
@@ -122,13 +122,13 @@ def optimise(
         steps: optimiser steps; schedules run over them.
         optimiser: "adam", "adamw", "sgd", or a factory `(parameters, lr) -> Optimizer`. It is called again when parameters of the
             representation were replaced (`modeseek.replace_parameter`), by the caller between two steps or by the representation itself.
-        rate: its learning rate. With "sgd", rate 1 and MSD a step is the mean-shift iteration x <- mean of y.
-        schedule: of the rate: "constant", or "cosine", falling to 0 at the end.
+        lr: learning rate. With "sgd", lr 1 and MSD a step is the mean-shift iteration x <- mean of y.
+        schedule: of the learning rate: "constant", or "cosine", falling to 0 at the end.
         encode: differentiable map from the rendered batch to x; None: x is the batch.
         decode: map from x to images, called once per estimate in image space, twice in the space "difference".
-        space: where the residual is taken: "latent", at x and back through `encode`; "image", at the images; "difference", at the images,
-            by what the gradient changes in decoded images.
-        refresh: steps that the target of one estimate serves.
+        space: of the residual: "latent", at x and back through `encode`; "image", at the images; "difference", at the images, by the change
+            of the decoded images.
+        refresh: number of steps that use the target of one estimate.
         accumulate: forward, estimate and backward passes averaged in one step.
         stop: convergence rule; None: run all steps.
         seed: of all randomness.
@@ -136,8 +136,8 @@ def optimise(
             and comes back for the next, so what the caller writes about a step is on disk before the step is.
         identity: text that defines the run beyond these arguments; a checkpoint with another identity is refused. None: a description of
             the gradient (`modeseek.core.identity`).
-        ranks: processes that share the work, all of which run this loop. The gradients of the parameters are summed over them, so the
-            representation and the maps must lead back through a rank's own share (`modeseek.scaling.ranks`); the first rank saves.
+        ranks: processes of the run, all of which run this loop. Gradients of the parameters are summed over them, so the representation and
+            the maps must be differentiable through the local shard only (`modeseek.scaling.ranks`); the main rank saves.
 
     Raises:
         InvalidInput: an unknown name, a number below 1, no parameters, or image space without `decode`.
@@ -165,28 +165,28 @@ def optimise(
     if schedule not in ("constant", "cosine"):
         raise InvalidInput(f"schedule {schedule!r} is unknown: choose constant or cosine")
     cached = CachedTarget(gradient, space=space, refresh=refresh, encode=encode, decode=decode)
-    updates = FollowingOptimiser(representation, optimiser, lr, prepare=ranks.summed)
+    updates = FollowingOptimiser(representation, optimiser, lr, prepare=ranks.sum_gradients)
     rng = torch.Generator().manual_seed(seed)
-    learner: Learns | None = gradient if hasattr(gradient, "adapt") else None  # type: ignore[assignment]
+    learner: Trainable | None = gradient if hasattr(gradient, "adapt") else None  # type: ignore[assignment]
     arguments = f"{type(gradient).__name__} {steps=} {seed=} {lr=} {schedule} {space} {refresh=} {accumulate=}"
     trained = f"{type(representation).__name__} {type(updates.optimiser).__name__}"
     identity = f"{arguments} {trained} {digest(described(gradient)) if identity is None else identity}"
     parts = {"representation": representation, "optimiser": updates, "cached": cached, "gradient": learner}
-    run = _Run(identity, None if checkpoint is None else Path(checkpoint), parts, rng, saves=ranks.leads)
+    run = _Run(identity, None if checkpoint is None else Path(checkpoint), parts, rng, saves=ranks.is_main)
     run.resume()
-    ranks.same(run.done, "the steps that the checkpoint has done")
+    ranks.check_equal(run.done, "the steps that the checkpoint has done")
 
     with deferred():
         for index in range(run.done, steps):
             progress = index / max(steps - 1, 1)
             updates.follow()
             updates.anneal(cosine(index / steps) if schedule == "cosine" else 1.0)
-            undo = run.point_of_return(learns=accumulate > 1)
+            undo = run.snapshot(with_gradient=accumulate > 1)
             updates.optimiser.zero_grad()
             for slot in range(accumulate):
                 try:
                     found = cached(representation(), slot=slot, progress=progress, rng=rng)
-                except NonFiniteError as error:  # x is lost, and with it the parameters: what was last saved is better
+                except NonFiniteError as error:  # the parameters are not finite either: keep the last checkpoint
                     raise NonFiniteError(f"step {index}: {error}") from None
                 gradient_here = found.estimate.gradient
                 if not bool(gradient_here.isfinite().all()):
@@ -202,9 +202,9 @@ def optimise(
                     if updates.follow():  # a representation may replace its parameters as it renders
                         updates.anneal(cosine(index / steps) if schedule == "cosine" else 1.0)
                     updates.optimiser.step()
-                if learner is not None and found.asked is not None:
+                if learner is not None and found.evaluated_at is not None:
                     moved = last and getattr(learner, "adapts_to_renders", True)
-                    learner.adapt(cached.x_of(representation) if moved else found.asked, rng)
+                    learner.adapt(cached.x_of(representation) if moved else found.evaluated_at, rng)
             converged = stop.reached(found.estimate) if stop is not None else torch.zeros(len(found.value), dtype=torch.bool)
             finished = index + 1 == steps or bool(converged.all())
             run.done = steps if finished else index + 1
@@ -220,7 +220,7 @@ def optimise(
 
 @dataclass
 class _Run:
-    """Everything that a step changes, and its file. `parts` without a state are None."""
+    """The state that a step changes, and its file. `parts` without a state are None."""
 
     identity: str
     checkpoint: Path | None
@@ -256,10 +256,10 @@ class _Run:
             words = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise WeightsError(f"{self.checkpoint} does not fit this run ({words}); remove it to start again") from error
 
-    def point_of_return(self, *, learns: bool) -> Callable[[], None]:
-        """A function that takes back what a step changes before its update; a gradient's own state where `learns` says it may change."""
+    def snapshot(self, *, with_gradient: bool) -> Callable[[], None]:
+        """Return a callback that restores the state before the step: RNG, call count, cached targets, and on request the gradient's."""
         calls, rng, cached = self.calls, self.rng.get_state(), self.parts["cached"].state_dict()
-        learner = self.parts["gradient"] if learns else None
+        learner = self.parts["gradient"] if with_gradient else None
         learned = copy.deepcopy(learner.state_dict()) if learner is not None else {}
 
         def undo() -> None:

@@ -1,15 +1,15 @@
-r"""Where the residual is taken, and how long one estimate serves.
+r"""Cached targets: where the residual is taken, and how many steps one estimate serves.
 
-    space        loss of the image I, target y             the network is evaluated at    through the encoder
+    space        loss at image I, target y                  the network is evaluated at    the encoder runs
     latent       w |encode(I) - y|^2 / 2                    x = encode(I)                  forward and backward, every step
-    image        |I - decode(y)|^2 / 2                      x = encode(I)                  forward alone, once per estimate
-    difference   |I - (I0 + decode(y) - decode(x))|^2 / 2   x = encode(I0)                 forward alone, once per estimate
+    image        |I - decode(y)|^2 / 2                      x = encode(I)                  forward only, once per estimate
+    difference   |I - (I0 + decode(y) - decode(x))|^2 / 2   x = encode(I0)                 forward only, once per estimate
 
-The paper takes the residual at the latent. The encoder's Jacobian is badly conditioned: what comes back through it drifts in hue, while
-a target is a clean sample that can be decoded once and regressed as a image. An estimate's target may serve `refresh` steps (a draw of
-the product density costs many calls and says where to go for many steps); steps that it is held for ask the network nothing. Their weight
-w is the estimate's own in latent space; in image space it is 1 throughout. "difference" takes I0, the image that was encoded, and moves it
-by what the gradient changes; the autoencoder's reconstruction error cancels, so that small steps do not replace the image by its
+The paper takes the residual in latents. The encoder's Jacobian is badly conditioned, and gradients that pass through it drift in hue; a
+target of MSD is a clean sample, so it can be decoded once and regressed in image space. The target of one estimate can serve `refresh`
+steps: a draw of the product density costs many calls and stays useful for many steps, and steps with a cached target call no network. In
+latent space a cached target keeps the weight w of its estimate; elsewhere w is 1. "difference" moves I0, the image that was encoded, by the
+change of the decoded images: the reconstruction error of the autoencoder cancels, so that small steps do not replace the image by its
 reconstruction. It costs one more decode per estimate.
 """
 
@@ -32,28 +32,28 @@ Map = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Residual:
-    """An estimate at the place it belongs to.
+    """A gradient estimate and the tensor to backpropagate it from.
 
     Attributes:
-        place: x or the image, with the graph that leads back to the parameters: `place.backward(estimate.gradient)`.
-        value: the same, kept: no graph, and no part of the parameters.
-        estimate: gradient, target and residual at `place`; `calls` is 0 where it is held.
-        asked: x at which the network was asked for it in this very step, or None.
+        place: x or the image, with its autograd graph: `place.backward(estimate.gradient)`.
+        value: a detached copy of `place`.
+        estimate: gradient, target and residual at `place`; `calls` is 0 for a cached target.
+        evaluated_at: x at which the network was evaluated in this step; None for a cached target.
     """
 
     place: Tensor
     value: Tensor
     estimate: Estimate
-    asked: Tensor | None
+    evaluated_at: Tensor | None
 
 
 class CachedTarget:
-    """A gradient whose targets serve several steps, at x or at the image; one target a slot.
+    """A gradient whose targets are cached for several steps, in latent or image space; one target per slot.
 
     Args:
-        gradient: asked once in `refresh` calls of a slot.
+        gradient: evaluated once in `refresh` calls of a slot.
         space: "latent", "image" or "difference".
-        refresh: steps that one target serves.
+        refresh: number of steps that use one target.
         encode: differentiable map from images to x; None: x is the image.
         decode: map from x to images, needed in the spaces "image" and "difference".
 
@@ -68,7 +68,7 @@ class CachedTarget:
         if space != "latent" and decode is None:
             raise InvalidInput(f"space={space!r} compares images: give decode, the map from x to images (an image prior's `decode`)")
         if refresh < 1:
-            raise InvalidInput(f"a target serves at least 1 step, got refresh={refresh}")
+            raise InvalidInput(f"a target must serve at least 1 step, got refresh={refresh}")
         self.gradient, self.space, self.refresh, self.encode, self.decode = gradient, space, refresh, encode, decode
         self.slots: dict[int, dict[str, Any]] = {}
 
@@ -80,15 +80,15 @@ class CachedTarget:
         if cached is not None and cached["age"] < self.refresh:
             self.slots[slot] = cached | {"age": cached["age"] + 1}
             return Residual(place, here, self._again(here, cached), None)
-        x = here if self.space == "latent" or self.encode is None else quietly(self.encode, here)
+        x = here if self.space == "latent" or self.encode is None else without_graph(self.encode, here)
         check_finite(x)
         estimate = self.gradient(x, progress=progress, rng=rng)
         cached = {"target": estimate.target, "weight": weight_of(estimate, x), "info": estimate.info, "age": 1}
         if self.space != "latent":
             assert self.decode is not None
-            target = quietly(self.decode, estimate.target)
+            target = without_graph(self.decode, estimate.target)
             if self.space == "difference":
-                target = here + (target - quietly(self.decode, x))
+                target = here + (target - without_graph(self.decode, x))
             cached |= {"target": target, "weight": torch.ones_like(cached["weight"])}
             estimate = self._again(here, cached, calls=estimate.info["calls"])
         self.slots[slot] = cached
@@ -96,7 +96,7 @@ class CachedTarget:
 
     @torch.no_grad()
     def x_of(self, representation: nn.Module) -> Tensor:
-        """What the network would be asked about now: (batch, *event), no part of the parameters."""
+        """x of the current renders, detached: (batch, *event)."""
         return (representation() if self.encode is None else self.encode(representation())).clone()
 
     def _again(self, here: Tensor, cached: dict[str, Any], calls: Tensor | float = 0.0) -> Estimate:
@@ -107,7 +107,7 @@ class CachedTarget:
         return Estimate(per_item(cached["weight"].to(here), here) * (here - target), target, info)
 
     def state_dict(self) -> dict[str, Any]:
-        """Targets, their weights, what is known of them, and their ages."""
+        """Targets, their weights and infos, and their ages."""
         return {str(slot): dict(cached) for slot, cached in self.slots.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -115,7 +115,7 @@ class CachedTarget:
         self.slots = {int(slot): dict(cached) for slot, cached in state.items()}
 
 
-def quietly(convert: Map, value: Tensor) -> Tensor:
+def without_graph(convert: Map, value: Tensor) -> Tensor:
     """`convert(value)` with no graph."""
     with torch.no_grad():
         return convert(value)
@@ -125,7 +125,7 @@ def check_finite(value: Tensor) -> None:
     """Raise `NonFiniteError` unless all is finite."""
     if not bool(value.isfinite().all()):
         bad = int((~value.isfinite()).flatten(1).any(1).sum())
-        raise NonFiniteError(f"{bad} of {len(value)} objects have NaN or infinite entries; check the renderer or lower the rate")
+        raise NonFiniteError(f"{bad} of {len(value)} objects have NaN or infinite entries; check the renderer or lower the learning rate")
 
 
 def weight_of(estimate: Estimate, x: Tensor) -> Tensor:

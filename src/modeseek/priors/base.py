@@ -25,7 +25,7 @@ class ImagePrior(Protocol):
         sigmas: (lowest, highest) noise level at which its network was trained.
         data_std: standard deviation of x over the data, for the samplers that need one.
         device: where x lives.
-        distilled: guidance was distilled into the network, which takes the scale as an input and knows no negative one.
+        distilled: guidance was distilled into the network, which takes the scale as an input; a negative scale is not defined.
         default_guidance: the scale that the model was made for, used where none is given.
     """
 

@@ -78,7 +78,7 @@ class EnergyNet(nn.Module):
         return x.detach() + sigma.reshape(-1, 1) ** 2 * self.score(x, sigma, create_graph=self.training)
 
     def frozen(self) -> EnergyNet:
-        """This network ready to be asked: normalised rows, evaluation mode, no gradients to its weights."""
+        """Prepare the network for evaluation: normalised rows, evaluation mode, frozen weights."""
         self.normalise_()
         return self.eval().requires_grad_(False)
 

@@ -1,7 +1,6 @@
-"""An image prior whose work is divided among the ranks of a run (`modeseek.scaling.ranks`): each asks it for its own share of a batch.
+"""An image prior whose work is sharded over the ranks of a run (`modeseek.scaling.ranks`).
 
-Denoisers, the codec and VSD's auxiliary network give every rank the whole answer, gathered. The networks themselves are on every rank:
-memory for weights is not divided, that for activations is.
+Network calls, encoding and decoding are computed for the local shard of the batch and gathered; every rank holds all weights.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from modeseek.scaling.ranks import Ranks
 
 
 def sharded(prior: ImagePrior, ranks: Ranks) -> ImagePrior:
-    """The prior divided among the ranks; itself where there is one."""
+    """The prior sharded over the ranks; the prior itself on one rank."""
     return prior if ranks.world == 1 else ShardedPrior(prior=prior, ranks=ranks)  # type: ignore[return-value]
 
 
@@ -30,8 +29,8 @@ class ShardedPrior:
     """A prior on several ranks; an `ImagePrior`. Every rank must make the same calls with the same x.
 
     Args:
-        prior: this rank's own.
-        ranks: who shares the work.
+        prior: the prior of this rank.
+        ranks: the processes of the run.
     """
 
     prior: ImagePrior
@@ -43,22 +42,22 @@ class ShardedPrior:
     def denoiser(
         self, prompts: Sequence[str], *, guidance: float | None = None, negative: Any = None, interval: Interval = EVERYWHERE
     ) -> Denoiser:
-        """D of the prior, each item of x asked for on one rank; Monte-Carlo samples are items too. One denoiser call."""
+        """D of the prior, each item of x evaluated on one rank; Monte-Carlo samples are items too. One denoiser call."""
         settings = {"guidance": guidance, "negative": negative, "interval": interval}
         return ShardedDenoiser(prior=self.prior, ranks=self.ranks, prompts=tuple(prompts), settings=settings)
 
     def encode(self, image: Tensor, *, rng: torch.Generator | None = None) -> Tensor:
-        """x of all images, leading back through the own share; a draw of the posterior is made whole on every rank."""
+        """x of all images, differentiable with respect to the local shard; a posterior sample is drawn in full on every rank."""
         if rng is not None:
-            return self.ranks.own(self.prior.encode(image, rng=rng))
-        return self.ranks.divided(len(image), lambda own: self.prior.encode(image[own]))
+            return self.ranks.local_gradient(self.prior.encode(image, rng=rng))
+        return self.ranks.map_shards(len(image), lambda local: self.prior.encode(image[local]))
 
     def decode(self, x: Tensor) -> Tensor:
-        """Images of all x, leading back through the own share."""
-        return self.ranks.divided(len(x), lambda own: self.prior.decode(x[own]))
+        """Images of all x, differentiable with respect to the local shard."""
+        return self.ranks.map_shards(len(x), lambda local: self.prior.decode(x[local]))
 
     def auxiliary(self, prompts: Sequence[str], *, rank: int = 4, seed: int = 0) -> nn.Module:
-        """D_aux for VSD, each item on one rank; it learns from all of them if its optimiser's gradients are summed (`Ranks.summed`).
+        """D_aux for VSD, each item on one rank. It trains on all items if `Ranks.sum_gradients` is installed on its optimiser.
 
         Raises:
             InvalidInput: prompts that differ.
@@ -66,14 +65,15 @@ class ShardedPrior:
         if len(set(prompts)) != 1:
             raise InvalidInput(f"VSD on several processes takes one prompt for all items, got {sorted(set(prompts))}")
         made = self.prior.auxiliary(prompts[:1], rank=rank, seed=seed)
-        whole = made.forward
-        made.forward = lambda x, sigma: self.ranks.divided(len(x), lambda own: whole(x[own], _levels(sigma, own)))  # type: ignore[method-assign]
+        complete = made.forward
+        made.forward = lambda x, sigma: self.ranks.map_shards(len(x), lambda local: complete(x[local], _levels(sigma, local)))  # type: ignore[method-assign]
         return made
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardedDenoiser:
-    """D of which this rank asks for its share of the items; item k has prompt k modulo their number. Prompts are encoded when first met."""
+    """D with this rank's shard of the items evaluated locally; item k has prompt k modulo their number. Prompts are encoded on first
+    use."""
 
     prior: ImagePrior
     ranks: Ranks
@@ -87,16 +87,18 @@ class ShardedDenoiser:
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         count = len(x)
         if count % len(self.prompts):
-            raise InvalidInput(f"x holds {count} items for {len(self.prompts)} prompts: give one prompt an item, or copies of the batch")
-        return self.ranks.divided(count, lambda own: self._bound(own, count)(x[own], _levels(sigma, own)))
+            raise InvalidInput(
+                f"x holds {count} items for {len(self.prompts)} prompts: give one prompt per item, or x as copies of the batch"
+            )
+        return self.ranks.map_shards(count, lambda local: self._bound(local, count)(x[local], _levels(sigma, local)))
 
-    def _bound(self, own: slice, count: int) -> Denoiser:
-        asked = tuple(self.prompts[k % len(self.prompts)] for k in range(count)[own])
-        asked = asked[:1] if len(set(asked)) == 1 else asked  # one prompt serves any number of items
-        if asked not in self.bound:
-            self.bound[asked] = self.prior.denoiser(asked, **self.settings)
-        return self.bound[asked]
+    def _bound(self, local: slice, count: int) -> Denoiser:
+        needed = tuple(self.prompts[k % len(self.prompts)] for k in range(count)[local])
+        needed = needed[:1] if len(set(needed)) == 1 else needed  # one prompt serves any number of items
+        if needed not in self.bound:
+            self.bound[needed] = self.prior.denoiser(needed, **self.settings)
+        return self.bound[needed]
 
 
-def _levels(sigma: Tensor, own: slice) -> Tensor:
-    return sigma[own] if sigma.ndim else sigma
+def _levels(sigma: Tensor, local: slice) -> Tensor:
+    return sigma[local] if sigma.ndim else sigma

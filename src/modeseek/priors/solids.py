@@ -21,7 +21,7 @@ GUIDANCE = 3.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class OwnWords(StableDiffusion):
+class SolidsFamily(StableDiffusion):
     """Stable Diffusion's adapter, restricted to the words that the prior was trained with."""
 
     def conditions(self, prompts: Prompts, **settings: Any) -> Conditions:
@@ -48,4 +48,4 @@ def solids_prior(*, device: str | torch.device = "cpu", dtype: Dtype = "float32"
         InvalidInput: later, from `denoiser`: a prompt with words that it was not trained with; they are named.
     """
     prior = load_prior(folder, device=device, dtype=dtype)
-    return replace(prior, family=OwnWords(pipeline=prior.pipeline, device=prior.device), default_scale=GUIDANCE)
+    return replace(prior, family=SolidsFamily(pipeline=prior.pipeline, device=prior.device), default_scale=GUIDANCE)

@@ -1,7 +1,8 @@
 """A prior whose prompts follow the cameras of an object, and Perp-Neg between its views.
 
-"PROMPT, side view" is asked for where the camera stands at the side. With Perp-Neg (Armandpour et al. 2023) each view is pushed off the
-words for the others beside its own direction, the more the further it is turned from them: one remedy for a second front at the back.
+The name of a camera's view is appended to the prompt ("PROMPT, side view"). Perp-Neg (Armandpour et al. 2023,
+https://arxiv.org/abs/2304.04968) removes from each view's prediction the component along the prompts of other views, weighted by the
+camera's azimuth; it is one remedy for a second front at the back of an object.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from modeseek.priors.base import ImagePrior
 
 @dataclass(frozen=True, kw_only=True)
 class ViewDependentPrior:
-    """A prior whose prompts follow the cameras: "PROMPT, NAME view" for the name of each view of the moment; an `ImagePrior`.
+    """A prior whose prompts follow the cameras, "PROMPT, NAME view" for the name of each current view; an `ImagePrior`.
 
     Args:
         prior: the model.
         names: returns the view names of the current batch; called at each evaluation.
-        azimuths: for Perp-Neg: where their cameras stand, in degrees; None: classifier-free guidance alone.
+        azimuths: for Perp-Neg: azimuths of the cameras in degrees; None: classifier-free guidance only.
     """
 
     prior: ImagePrior
@@ -42,7 +43,7 @@ class ViewDependentPrior:
     ) -> Denoiser:
         """D of the current views; prompts are encoded once for each combination of views.
 
-        With Perp-Neg a call costs five network passes an item in place of two.
+        With Perp-Neg a call costs five network passes per item instead of two.
         """
         known: dict[tuple[tuple[str, ...], float | None], Denoiser] = {}
 
@@ -75,7 +76,7 @@ class ViewDependentPrior:
         return viewed
 
     def auxiliary(self, prompts: Sequence[str], *, rank: int = 4, seed: int = 0) -> nn.Module:
-        """VSD's network sees the prompt without its view, as published."""
+        """D_aux for VSD, conditioned on the prompt without its view, as published."""
         return self.prior.auxiliary(prompts, rank=rank, seed=seed)
 
 

@@ -86,7 +86,7 @@ class Experiment:
         check_folder(out)
         cells = list({repr(cell): cell for cell in self.cells(settings)}.values())
         for done, cell in enumerate(run_cells(cells, out, workers=workers, retry_failed=retry_failed), start=1):
-            yield cell, done, len(cells)
+            yield cell, done, len(cells)  # type: ignore[misc]
         results = [result for cell in cells if (result := load(cell, out)) is not None]
         folder = self.folder(out, settings)
         self.finish(folder, settings, cells, results)

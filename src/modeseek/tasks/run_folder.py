@@ -44,7 +44,7 @@ def claimed(out: Path, run: Any, *, weights: str = "", ranks: Ranks = ALONE, fac
             stack.enter_context(locked(out))
             return claim(out, plain_config(run), weights=weights, facts=facts)
 
-        yield ranks.first(take)
+        yield ranks.on_main(take)
 
 
 def claim(out: Path, config: dict[str, Any], *, weights: str = "", facts: dict[str, Any] | None = None) -> State:

@@ -171,12 +171,12 @@ def distill_object(
         prior = prior or replace(run.prior, device=ranks.device(run.prior.device)).open()
         nerf = volume_of(run, prior)
         stride = max(1, run.recipe.steps // PREVIEWS)
-        curve = CurveLog(out, writes=ranks.leads)
+        curve = CurveLog(out, writes=ranks.is_main)
         lost: list[str] = []
         checkpoint, identity = out / "checkpoint.safetensors", digest(f"{weights} {plain_config(run)}")
         for step in steps_of(run, prior, nerf, checkpoint=checkpoint, identity=identity, ranks=ranks):
             curve.add(step)
-            if ranks.leads and ((step.index + 1) % stride == 0 or step.index == 0):
+            if ranks.is_main and ((step.index + 1) % stride == 0 or step.index == 0):
                 preview = tiled(around(nerf, 4), 4)
                 save_image(out / "frames" / f"{step.index:06d}.png", preview)
                 save_image(out / "preview.png", preview)
@@ -184,7 +184,7 @@ def distill_object(
                 wrong = degenerate(nerf.field)
                 lost = [*lost, wrong] if wrong else []
                 if len(lost) >= PATIENCE:
-                    ranks.first(lambda: write_run_page(out))
+                    ranks.on_main(lambda: write_run_page(out))
                     words = f"the object is {wrong} and has been for {PATIENCE} previews"
                     raise Degenerate(
                         f"step {step.index}: {words}; its last state is in {out}: try another --seed, or a lower --lr, in another --out"
@@ -193,7 +193,7 @@ def distill_object(
         scale, views = scale_of(run.recipe, prior), nerf.settings.views.count
         decided = {"guidance": scale, "image_size": list(prior.image_size), "views": views, "size": list(nerf.size)}
         facts = described(run, "3d", **named, from_prior=decided) | {"guidance": scale}
-        ranks.first(lambda: _finish(out, run, weights, curve.lines, nerf, facts))
+        ranks.on_main(lambda: _finish(out, run, weights, curve.lines, nerf, facts))
 
 
 def _finish(out: Path, run: ObjectRun, weights: str, lines: list[dict[str, float]], nerf: NeRF, facts: dict[str, Any]) -> None:

@@ -183,18 +183,18 @@ def distill_images(run: ImageRun, out: Path, *, ranks: Ranks = ALONE, command: s
             ranks=ranks,
         )
         stride = max(1, run.recipe.steps // FRAMES)
-        curve = CurveLog(out, writes=ranks.leads)
+        curve = CurveLog(out, writes=ranks.is_main)
         last: Step | None = None
         for step in steps:
             curve.add(step)
-            if ranks.leads and (step.index % stride == 0 or step.index + 1 == run.recipe.steps):
+            if ranks.is_main and (step.index % stride == 0 or step.index + 1 == run.recipe.steps):
                 _save_frame(out, step.index, images_of(made, prior))
             last = step
             yield step
         scale, converged = scale_of(run.recipe, prior), bool(last.converged.all()) if last is not None else False
         facts = described(run, "image", **named, from_prior={"guidance": scale, "image_size": list(prior.image_size)})
         facts |= {"guidance": scale, "converged": converged}
-        ranks.first(lambda: _finish(out, run, weights, curve.lines, images_of(made, prior), facts))
+        ranks.on_main(lambda: _finish(out, run, weights, curve.lines, images_of(made, prior), facts))
 
 
 def _save_frame(out: Path, index: int, images: Tensor) -> None:

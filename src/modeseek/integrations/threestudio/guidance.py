@@ -178,8 +178,8 @@ class Guidance:
             if self.cfg.grad_clip is not None:
                 limit = scheduled(self.cfg.grad_clip, self.epoch, self.step)
                 gradient = gradient.clamp(-limit, limit)
-            if found.asked is not None and hasattr(self.gradient, "adapt"):
-                self._adapt(found.asked, rng)
+            if found.evaluated_at is not None and hasattr(self.gradient, "adapt"):
+                self._adapt(found.evaluated_at, rng)
             # equal to g in value and to the place in gradient: exact, where place - (place - g) rounds
             loss = 0.5 * (found.place - found.place.detach() + gradient).square().sum() / len(image)
         info = {name: float(torch.as_tensor(value).mean()) for name, value in found.estimate.info.items()}

@@ -88,12 +88,12 @@ class NeRF(nn.Module):
         """Render images of the given cameras and size, or of those that this call samples."""
         if not (self.training and torch.is_grad_enabled()):
             seen = cameras if cameras is not None else self.cameras
-            return self.ranks.divided(len(seen), lambda own: self.render(_some(seen, own), size).image)
+            return self.ranks.map_shards(len(seen), lambda own: self.render(_some(seen, own), size).image)
         drawn = cameras if cameras is not None else self._drawn()
         shown = size or self.settings.views.size_of(self.calls)
         self._update()
         light = self._light(drawn, self.step, self._rng("light", self.calls))
-        image = self.ranks.divided(len(drawn), lambda own: self._shown(drawn, own, shown, light))
+        image = self.ranks.map_shards(len(drawn), lambda own: self._shown(drawn, own, shown, light))
         self.cameras = drawn
         self.calls += 1
         return image
@@ -164,8 +164,8 @@ class NeRF(nn.Module):
         if not self.settings.regularisers.weights(self.step):
             return rendering.image
         count = len(cameras)
-        penalty = count * self.settings.regularisers.penalty(rendering, self.step, lambda here: self.ranks.total(here, count))
-        return attach(rendering.image, penalty) if own == self.ranks.share(count) else rendering.image
+        penalty = count * self.settings.regularisers.penalty(rendering, self.step, lambda here: self.ranks.sum(here, count))
+        return attach(rendering.image, penalty) if own == self.ranks.shard(count) else rendering.image
 
     def _render(
         self,
