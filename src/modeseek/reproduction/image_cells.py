@@ -1,7 +1,8 @@
-"""The pieces of every experiment on an image prior: prompts, cells that sample or distil images, and the scores of what they made.
+"""Cells of experiments on an image prior: prompts, sampled and distilled images, and their scores.
 
-A cell holds all seeds of all prompts side by side; its images are bytes (n, 3, h, w), ordered prompt by prompt. Scores are computed
-from the images when a table is written: Frechet distance of features to a DDIM set, image-text similarity, and for `solids` the classifier.
+A cell holds all seeds of all prompts in one batch; its images are bytes (n, 3, h, w), ordered by prompt. Scores are computed from the
+images when a
+table is written: Frechet distance of features to a DDIM set, image-text similarity, and for `solids` the attribute classifier.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ HELD_OUT_PROMPTS = (
     "a green rocket, navy background, front view",
     "a blue boat, grey background, side view",
 )
-"""Combinations of words that `solids` was never trained on."""
+"""Captions held out of the training of `solids`."""
 
 REFERENCE_SEED = 10_000  # seeds of the reference set start here, far from those of the cells
 DDIM_STEPS = 32
@@ -66,9 +67,9 @@ class SampledImages:
 
     Args:
         prior: which model.
-        prompts: what to draw.
-        seeds: images a prompt.
-        first: seed of the first image; every image has its own.
+        prompts: captions of the images.
+        seeds: images per prompt.
+        first: seed of the first image; each image has its own.
         steps: DDIM steps.
         guidance: scale; None: the prior's.
     """
@@ -107,8 +108,8 @@ class DistilledImages:
 
     Args:
         prior: which model.
-        prompts: what to draw.
-        seeds: images a prompt.
+        prompts: captions of the images.
+        seeds: images per prompt.
         recipe: the gradient and its settings.
         method, row: names for the table.
         seed: of the gradient's randomness.
@@ -147,11 +148,11 @@ class DistilledImages:
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructedImages:
-    """DDIM images again, encoded and decoded, or fitted by a canvas: what the autoencoder and the representation cost a distillation.
+    """DDIM images encoded and decoded, or fitted by a representation: what the autoencoder and the representation cost a distillation.
 
     Args:
         drawn: the images.
-        way: "autoencoder", or "network": fitted under the squared error, with the optimiser of our recipe.
+        way: "autoencoder", or "network": fitted under the squared error, with the optimiser of the recipe `msd`.
         steps: of the fit.
     """
 
@@ -193,10 +194,10 @@ def _row(prior: PriorChoice, guidance: float, row: dict[str, Any], calls: float)
 
 
 def described(recipe: Recipe) -> str:
-    """A recipe's settings in words, for a table."""
+    """Settings of a recipe in words, for a table."""
     high, low = recipe.timesteps
     words = [f"{recipe.noise} noise", f"{recipe.space} space"]
-    words += [f"a target kept {recipe.refresh} steps"] if recipe.refresh > 1 else []
+    words += [f"each target used for {recipe.refresh} steps"] if recipe.refresh > 1 else []
     if recipe.method.startswith("msd"):
         first = f"{recipe.first:g}, then " if recipe.first else ""
         words += [
@@ -209,12 +210,12 @@ def described(recipe: Recipe) -> str:
 
 
 def to_stored(images: Tensor) -> Tensor:
-    """(n, 3, h, w) in [0, 1] as bytes."""
+    """Images (n, 3, h, w) in [0, 1] as bytes."""
     return (images.detach().float().clamp(0, 1) * 255).round().byte().cpu()
 
 
 def shown(stored: Tensor) -> Tensor:
-    """Bytes as images in [0, 1]."""
+    """Images in [0, 1] from bytes."""
     return stored.float() / 255
 
 
@@ -222,7 +223,7 @@ def shown(stored: Tensor) -> Tensor:
 def score_rows(
     results: Sequence[Result], prompts: Sequence[str], prior: PriorChoice, *, reference: Tensor, arrays: str = "images"
 ) -> list[dict[str, Any]]:
-    """The results' rows with the scores of their stored images (prompt by prompt) and the paper's numbers."""
+    """Rows of results with the scores of their stored images, ordered by prompt, and the paper's numbers."""
     rows = []
     for result in results:
         images = shown(result.arrays[arrays])
@@ -233,10 +234,9 @@ def score_rows(
 
 
 def floor_row(result: Result, prompts: Sequence[str], prior: PriorChoice, *, reference: Tensor, seeds: int) -> dict[str, Any]:
-    """The row of DDIM against DDIM: the mean over disjoint sets of `seeds` images a prompt, +- the spread of one set.
+    """The row of DDIM against DDIM: the mean over disjoint sets of `seeds` images per prompt, +- the spread of one set.
 
-    A Frechet distance of few images is far from 0 between two sets of one distribution, so the floor is measured at the size of
-    every other row.
+    The Frechet distance between two small sets of one distribution is far from 0. This row gives its value at the size of every other row.
     """
     images = shown(result.arrays["images"]).unflatten(0, (len(prompts), -1))
     each = [prompt for prompt in prompts for _ in range(seeds)]

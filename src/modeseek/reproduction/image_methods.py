@@ -1,4 +1,4 @@
-"""The rows of Table 4: every method as published, at equal denoiser calls, at the best settings found, and MSD with wide kernels."""
+"""Rows of Table 4: every method as published, at equal denoiser calls, at the best settings found, and MSD with wide kernels."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from modeseek.tasks.text_to_image import PriorChoice
 
 
 def equal_calls(recipe: Recipe, budget: float) -> Recipe:
-    """The recipe at no more than `budget` denoiser calls, and close to it: each estimate serves as many steps as that asks.
+    """The recipe at no more than `budget` denoiser calls, and close to it: each estimate serves as many steps as needed.
 
-    Where the estimates that fit fall a little short of the steps, up to a twentieth of the steps is left out.
+    Up to a twentieth of the steps is left out where that fits the budget better.
 
     Raises:
         InvalidInput: one estimate costs more than the budget.

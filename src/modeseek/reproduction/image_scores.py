@@ -1,13 +1,14 @@
-"""Scores of images: Frechet distance to a DDIM set, image-text similarity, and for the embedded prior its classifier.
+"""Scores of images: Frechet distance to a DDIM set, image-text similarity, and for the embedded prior the attribute classifier.
 
     prior            features                         names
     solids           its own image-text model         frechet-solids, similarity-solids, classifier, view
     any other        CLIP ViT-L/14, Inception-v3      CLIP-SIM (100 cos), FID
 
-The latter are measured only where their weights are on disk: CLIP through transformers, Inception through torch-fidelity's network (the
-reference implementation's weights). Nothing is downloaded; a score that could not be taken is left out, and `missing` says why.
-Standard errors are bootstrap ones. For a distance the images of each prompt are resampled on their own, since a set that lost a prompt is
-far from every whole one; with one image a prompt there is no such error.
+The scores of other priors need weights on disk: CLIP through transformers, Inception through torch-fidelity (the weights of the reference
+implementation). Nothing is downloaded; a score without its weights is left out, and `missing` says why. Standard errors are
+bootstrap errors. For a distance, images are resampled within each prompt, since a set that lacks a prompt is far from a complete one;
+with one
+image per prompt there is no such error.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ AT_ONCE = 64
 
 
 def scores(prior: str, images: Tensor, prompts: Sequence[str], reference: Tensor) -> dict[str, float]:
-    """Every score that can be taken of images of a prior, each with its "NAME error".
+    """Scores of images of a prior, each with its "NAME error".
 
     Args:
         prior: its name.
         images: (n, 3, h, w) in [0, 1].
-        prompts: n, one a image.
+        prompts: n, one per image.
         reference: DDIM images of the same prompts.
     """
     if prior == "solids":
@@ -53,7 +54,7 @@ def scores(prior: str, images: Tensor, prompts: Sequence[str], reference: Tensor
 
 
 def solids_scores(images: Tensor, prompts: Sequence[str], reference: Tensor) -> dict[str, float]:
-    """Those of the embedded prior's world."""
+    """Scores of images of the embedded prior."""
     classifier = scorer()
     agreement = classifier.agreement(images, prompts)
     found = frechet_scores("frechet-solids", classifier.features(images), prompts, classifier.features(reference))
@@ -62,7 +63,7 @@ def solids_scores(images: Tensor, prompts: Sequence[str], reference: Tensor) -> 
 
 
 def missing(prior: str) -> str:
-    """What could not be scored and what is needed for it; empty where all was."""
+    """Scores that are left out and what they need; empty where there are none."""
     if prior == "solids":
         return ""
     words = []

@@ -1,7 +1,8 @@
-"""The pieces of every experiment on objects: prompts, and cells that distil, fit, or simply show one object each.
+"""Cells of experiments on objects: one object per cell, distilled, fitted to the truth, or the exact solid itself.
 
-Each cell's arrays hold a turntable of 24 images as bytes, the front first; its metrics are those of `modeseek.solids.evaluation`, for the
-embedded prior, whose prompts have one true answer. Of other priors CLIP-SIM of the turntable is all there is, where CLIP is on disk.
+The arrays of a cell hold a turntable of 24 images as bytes, the front first. With the embedded prior the metrics are those of
+`modeseek.solids.evaluation`, against the exact solid of the prompt. With other priors CLIP-SIM of the turntable is the only score, where
+CLIP is on disk.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ HELD_OUT_OBJECTS = (
     "a purple pyramid on a yellow cube, grey background",
     "a cyan torus on a pink sphere, black background",
 )
-"""Combinations of words that `solids` was never trained on; three of them have a front and a back."""
+"""Captions held out of the training of `solids`; three of the objects have a front and a back."""
 FACES = (0, 6, 12, 18)  # of the turntable: front, left, back, right
 SIDE = 64  # of its images
 
 
 def prompts_of(prior: str) -> tuple[str, ...]:
-    """Six held-out solids, or as many of the paper's prompts."""
+    """Six held-out captions for the embedded prior, six of the paper's prompts for others."""
     return HELD_OUT_OBJECTS if prior == "solids" else PAPER_PROMPTS[: len(HELD_OUT_OBJECTS)]
 
 
@@ -81,7 +82,7 @@ class DistilledObject:
 
 @dataclass(frozen=True, kw_only=True)
 class FittedObject:
-    """The small NeRF fitted to true images: what a distillation of it could reach at best."""
+    """The small NeRF fitted to true renders, an upper bound for its distillation."""
 
     prompt: str
     steps: int
@@ -93,13 +94,13 @@ class FittedObject:
 
     def run(self) -> Result:
         nerf = fit_to_truth(self.prompt, steps=self.steps, seed=self.seed)
-        row = _row("solids", "fit", "ceiling: true images", self.prompt, self.seed, score_object(nerf, self.prompt), 0.0)
+        row = _row("solids", "fit", "upper bound: true renders", self.prompt, self.seed, score_object(nerf, self.prompt), 0.0)
         return Result(row | {"sampler": f"{self.steps} steps"}, {"turntable": to_stored(around(nerf, TURNTABLE, size=SIDE))})
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrueObject:
-    """The exact solid: what images should show, and how well the classifier tells its sides."""
+    """The exact solid, and how well the classifier recognises its front and back."""
 
     prompt: str
 

@@ -1,4 +1,4 @@
-"""The embedded prior's world: captions, the exact solids behind them, images, and the training of a text-to-image prior on them."""
+"""The solids of the embedded prior: captions, exact geometry, rendering, and scores against the truth."""
 
 from modeseek.solids.captions import Scene as Scene
 from modeseek.solids.captions import parse as parse

@@ -1,11 +1,11 @@
-"""The language of the solids: every scene has one caption, and every caption names one scene.
+"""Captions of the solids: every scene has one caption, and every caption names one scene.
 
     a COLOUR OBJECT                              sphere ... prism, or a composite such as a house
     a COLOUR SHAPE on a COLOUR BASE              two parts
     ..., BACKGROUND background, VIEW view        both clauses may be left out, in this order
 
-`Scene` is the meaning; `Scene.caption` writes it, `parse` reads it back and names every word it does not know. Some combinations of
-colour and object are never trained on (`held_out`): they are the test of whether a prior composes words or remembers captions.
+`Scene.caption` writes the caption of a scene; `parse` reads one and raises with the words it does not know. Some combinations of colour and
+object are held out of training (`Scene.held_out`), to test whether a prior composes words or remembers captions.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ WORDS = tuple(dict.fromkeys(("a", "an", "on", ",", "background", "view", *SHAPES
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """What a caption means: an object, perhaps on a base, before a background; None where the caption is silent.
+    """Meaning of a caption: an object, possibly on a base, in front of a background; None for what the caption leaves out.
 
     Example:
         >>> Scene(shape="cube", colour="red", base="cylinder", base_colour="blue").caption("front")
@@ -58,7 +58,7 @@ class Scene:
             raise InvalidInput(f"{self!r} is no scene: composites stand alone, bases are {', '.join(BASES)}")
 
     def caption(self, view: str | None = None) -> str:
-        """The scene in words, seen from `view` where given."""
+        """The caption, with the name of a view where given."""
         text = f"{article(self.colour)} {self.colour} {self.shape}"
         if self.base is not None and self.base_colour is not None:
             text += f" on {article(self.base_colour)} {self.base_colour} {self.base}"
@@ -67,12 +67,12 @@ class Scene:
 
     @property
     def structure(self) -> tuple[str, ...]:
-        """What decides the geometry: (shape,) or (shape, base)."""
+        """The geometry: (shape,) or (shape, base)."""
         return (self.shape,) if self.base is None else (self.shape, self.base)
 
     @property
     def held_out(self) -> bool:
-        """Never trained on: one colour of each object, and one base colour for each shape on top of it."""
+        """Whether the scene is held out of training: one colour of each object, and one base colour for each shape on a base."""
         objects = SHAPES + COMPOSITES
         index = objects.index(self.shape)
         if index % len(COLOURS) == list(COLOURS).index(self.colour):
@@ -81,17 +81,18 @@ class Scene:
 
 
 def article(word: str) -> str:
+    """Indefinite article of a word."""
     return "an" if word[0] in "aeiou" else "a"
 
 
 def structures() -> Iterator[tuple[str, ...]]:
-    """Every geometry there is, as `Scene.structure` writes it."""
+    """Every geometry, as `Scene.structure` writes it."""
     yield from ((shape,) for shape in SHAPES + COMPOSITES)
     yield from itertools.product(SHAPES, BASES)
 
 
 def scenes(*, held_out: bool) -> list[Scene]:
-    """All scenes without their background, either those trained on or those held out, in a fixed order."""
+    """All scenes without a background, either those of training or those held out, in a fixed order."""
     found = []
     for structure in structures():
         for colour in COLOURS:
@@ -104,10 +105,10 @@ def scenes(*, held_out: bool) -> list[Scene]:
 
 
 def parse(prompt: str) -> tuple[Scene, str | None]:
-    """The scene and the view a prompt names.
+    """Scene and view that a prompt names.
 
     Raises:
-        InvalidInput: an empty prompt, words the language does not have (they are named), or words in no order it knows.
+        InvalidInput: an empty prompt, words outside the vocabulary (they are named), or words in another order.
 
     Example:
         >>> parse("a red cube on a blue cylinder, side view")[1]
@@ -121,16 +122,19 @@ def parse(prompt: str) -> tuple[Scene, str | None]:
     )
     match = re.fullmatch(pattern, " ".join(prompt.lower().split()))
     if match is None:
-        raise InvalidInput(f"the prompt {prompt!r} names no scene: write e.g. 'a red cube on a blue cylinder, grey background, front view'")
+        raise InvalidInput(
+            f"the prompt {prompt!r} names no scene: write, for example, 'a red cube on a blue cylinder, grey background, front view'"
+        )
     colour, shape, base_colour, base, background, view = match.groups()
     return Scene(shape=shape, colour=colour, base=base, base_colour=base_colour, background=background), view
 
 
 def check_words(prompt: str) -> None:
-    """Raise `InvalidInput` for an empty prompt and for words never trained on, naming them."""
+    """Raise `InvalidInput` for an empty prompt and for words outside the vocabulary, naming them."""
     found = re.findall(r"[^\s,]+|,", prompt.lower())
     if not found:
-        raise InvalidInput("the prompt is empty: write e.g. 'a red cube on a blue cylinder'")
+        raise InvalidInput("the prompt is empty: write, for example, 'a red cube on a blue cylinder'")
     unknown = [word for word in dict.fromkeys(found) if word not in WORDS]
     if unknown:
-        raise InvalidInput(f"the prior never saw {', '.join(map(repr, unknown))}; its words are {' '.join(w for w in WORDS if w != ',')}")
+        known = " ".join(word for word in WORDS if word != ",")
+        raise InvalidInput(f"the vocabulary of this prior does not contain {', '.join(map(repr, unknown))}; its words are {known}")

@@ -1,21 +1,23 @@
-r"""A distilled object against the exact solid its caption means: what it looks like, what shape it is, whether it has one front.
+r"""Scores of a distilled object against the exact solid of its caption: renders, shape, and whether it has a single front.
 
     IoU               silhouettes (opacity above a half; of the solid, half of a pixel's rays), from 24 cameras
     PSNR, SSIM        images from those cameras
     Chamfer, F-score  points spread evenly over the mesh's outside against such points of the solid; the threshold is 0.02 diameters
     mesh              1, or 0 where the volume has no surface: then there is no Chamfer distance, and the F-score is 0
-    front, back       shares of images from around the front and around the back that the classifier calls so: the test for Janus's second
-                      face. Only composites have a front to tell; of the others light and shade alone differ, and it is not asked
+    front, back       shares of renders of the front and of the back that the classifier assigns to that view, which detects a second front
+                      (Janus). Composites alone have a front; the sides of the other objects differ in shading only and are not scored
 
-A caption may leave the background open. Then there is no true one, and the solid is shown before the object's own background, the one
-thing that is taken over from what is judged; a background that is named must have been learned.
+A caption may leave the background out. Then the true solid is composited over the object's own background; a background that is named has
+to
+be learned.
 
-Two sets of n random points on one surface are already about sqrt(area / n) / 2 apart: of 12 000, a hundredth, the floor of the Chamfer
-distance; the threshold of the F-score is three times as wide. Only what can be seen from around and above is compared, on both sides: no
-image ever says what is inside an object or below it, and an opaque volume is full of walls there (`seen_points`).
+Two sets of n random points on one surface have a Chamfer distance of about sqrt(area / n) / 2: 0.01 for 12 000 points, the lower limit of
+this
+score; the threshold of the F-score is three times that. Only points visible from around and above are compared, of both surfaces: no render
+shows the inside or the underside, and an opaque volume is full of walls there (`seen_points`).
 
-Points on the solid: uniform random lines meet any surface uniformly in its area (Crofton; Santalo 1976), so the crossings of random lines
-are marched for along the signed distance and bisected. No shell is sampled and nothing is projected, so edges get no more than their share.
+Points on the solid come from random lines: uniform random lines meet any surface uniformly in its area (Crofton; Santalo 1976). Their
+crossings are found by marching along the signed distance, then bisected. Nothing is projected, so edges are not oversampled.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ SHORTEST = 0.002  # of a march's steps: thinner slivers can be stepped over
 
 
 class Shown(Protocol):
-    """What is judged: a `NeRF`, or anything that is shown and cut open like one."""
+    """What is scored: a `NeRF`, or an object with its `field` and `render`."""
 
     @property
     def field(self) -> Volume: ...
@@ -59,13 +61,13 @@ class Shown(Protocol):
 
 
 def held_out_cameras() -> Cameras:
-    """The 24 cameras that objects are judged from: every 15 degrees around, elevations 10, 20, 30 in turn; never trained from exactly."""
+    """The 24 cameras of the scores: every 15 degrees around, elevations 10, 20, 30 in turn. Training cameras are random."""
     azimuths = [360 / VIEWS * (k + 0.5) for k in range(VIEWS)]
     return Cameras.orbit(azimuths, [ELEVATIONS[k % 3] for k in range(VIEWS)], distance=rendering.DISTANCE, fov=rendering.FIELD_OF_VIEW)
 
 
 def facing(side: str) -> Cameras:
-    """Nine cameras around the front or the back, within what the world calls so."""
+    """Nine cameras around the front or the back, within the range of that view's name."""
     centre = {"front": 0.0, "back": 180.0}[side]
     places = [(centre + a, e) for a in (-24.0, 0.0, 24.0) for e in ELEVATIONS]
     return Cameras.orbit([a for a, _ in places], [e for _, e in places], distance=rendering.DISTANCE, fov=rendering.FIELD_OF_VIEW)
@@ -81,7 +83,7 @@ def true_weights(scene: Scene, cameras: Cameras, *, size: int = 64) -> Tensor:
     here = Cameras.orbit(cameras.azimuth, cameras.elevation, distance=cameras.distance, fov=rendering.FIELD_OF_VIEW)
     straight = torch.allclose(here.eye, cameras.eye, atol=1e-4) and torch.allclose(here.target, cameras.target, atol=1e-4)
     if not straight or not torch.allclose(here.fov, cameras.fov):
-        raise InvalidInput("the true images are known from cameras that look at the origin with a field of view of 40 degrees alone")
+        raise InvalidInput("true renders exist for cameras that look at the origin with a field of view of 40 degrees")
     parts = [part.float().cpu() for part in (cameras.azimuth, cameras.elevation, cameras.distance)]
     groups = torch.arange(len(cameras)).split(8)
     return torch.cat([trace(solid(scene.structure), rendering.Cameras(*(p[g] for p in parts)), size=size) for g in groups])
@@ -95,7 +97,7 @@ def _classifier_weights(structure: tuple[str, ...], size: int) -> Tensor:
 
 
 def true_images(scene: Scene, weights: Tensor, background: Tensor | None = None) -> Tensor:
-    """Images of a scene from `true_weights`: (n, 3, h, w). `background` (n, 3, h, w) takes the place of one that it leaves open."""
+    """Renders of a scene from `true_weights`: (n, 3, h, w). `background` (n, 3, h, w) is used where the scene names none."""
     slots = palette(scene)
     if scene.background is None and background is not None:
         slots[-1] = 0.0
@@ -153,11 +155,11 @@ def score_object(
         mesh: its surface; None: extracted.
         size: side of the images.
         points: on each of the two surfaces.
-        classifier: None: the package's own.
+        classifier: None: the shipped one.
 
     Raises:
         InvalidInput: the prompt names no scene.
-        WeightsError: the package's classifier is needed and not there.
+        WeightsError: the shipped classifier is needed and missing.
         MissingPackage: meshes need the extra `threed`.
 
     Returns:
@@ -198,10 +200,10 @@ def shape_scores(volume: Volume, structure: tuple[str, ...], mesh: Mesh | None =
 
 
 def seen_points(points: Tensor, *, pixels: int = 64, tolerance: float = 0.04) -> Tensor:
-    """Those of many points on a surface, in random order, that no other one hides from every one of 32 cameras around and above.
+    """Points of a surface that are visible from at least one of 32 cameras around and above it, in their order.
 
-    A depth buffer of points (Catmull 1974): a point is seen where it is within the tolerance of the nearest one in its pixel, so there
-    must be several in each pixel that the surface covers.
+    A depth buffer of points (Catmull 1974): a point is visible where it is within the tolerance of the nearest one in its pixel, so every
+    pixel that the surface covers needs several points.
     """
     above = Cameras.orbit([45.0 * k for k in range(8)], 65.0)
     seen = torch.zeros(len(points), dtype=torch.bool)
@@ -217,18 +219,18 @@ def seen_points(points: Tensor, *, pixels: int = 64, tolerance: float = 0.04) ->
 
 @cache
 def true_outside(structure: tuple[str, ...]) -> Tensor:
-    """Points spread evenly over what can be seen of a solid."""
+    """Points spread evenly over the visible part of a solid."""
     return seen_points(surface_points(structure, DENSE // 4).float())
 
 
 @torch.no_grad()
 def sides_told(show: Callable[[Cameras], Tensor], prompt: str, *, classifier: Scorer | None = None) -> dict[str, float]:
-    """Shares of the images from around the front, and around the back, on which the classifier sees that side.
+    """Shares of renders of the front and of the back that the classifier assigns to that view.
 
     Args:
         show: cameras -> images (n, 3, 64, 64) in [0, 1].
         prompt: the caption.
-        classifier: None: the package's own.
+        classifier: None: the shipped one.
     """
     if classifier is None:
         from modeseek.solids.scoring import scorer
@@ -246,7 +248,7 @@ def _background(nerf: Shown, rendered: Rendering, size: int) -> Tensor:
     return nerf.field.background(rendered.directions).float().cpu().reshape(1, size, size, 3).permute(0, 3, 1, 2)
 
 
-# ---------------------------------------------------------------- the ceiling
+# ---------------------------------------------------------------- the upper bound
 def fit_to_truth(
     prompt: str,
     settings: NeRFSettings | None = None,
@@ -258,16 +260,16 @@ def fit_to_truth(
     device: str | torch.device = "cpu",
     progress: Callable[[int, float], None] | None = None,
 ) -> NeRF:
-    """A NeRF fitted to true images by their mean squared error: the best that a distillation of the same NeRF can hope for.
+    """A NeRF fitted to true renders by their mean squared error, an upper bound for any distillation of the same NeRF.
 
     Args:
-        prompt: the caption; a background that it leaves open is grey.
-        settings: of the NeRF; None: the small one, from the views that the prior knows.
+        prompt: the caption; without a background in it, grey.
+        settings: of the NeRF; None: the small one, with the views of the prior.
         steps: of AdamW.
         rate: learning rate, falling to 0 along a cosine.
-        seed: of the NeRF, of the cameras and of the order they come in.
-        bank: true images, traced once.
-        device: where it is fitted.
+        seed: of the NeRF, the cameras and their order.
+        bank: true renders, traced once.
+        device: of the NeRF.
         progress: called with the number of a step and its mean squared error.
 
     Raises:

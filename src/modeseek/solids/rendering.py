@@ -1,11 +1,11 @@
-r"""Images of the solids by sphere tracing (Hart 1996), and the cameras that a view stands for.
+r"""Renders of the solids by sphere tracing (Hart 1996), and the cameras of each named view.
 
 Cameras orbit the origin, z up: azimuth 0 looks at the front (+x), 90 at the left side, elevation from the horizon, both in degrees.
 Shading is Lambertian with one light fixed in the world, from the front, left and above, so that front and back of symmetric solids differ:
 
     colour = albedo (ambient + (1 - ambient) max(0, normal . light))
 
-A image is linear in the palette: with several rays a pixel, pixel = sum over slots of W_slot albedo_slot + W_background background.
+A render is linear in the palette. With several rays per pixel, pixel = sum over slots of W_slot albedo_slot + W_background background.
 `trace` returns the weights W, from which any colouring of a geometry is one product (`colour`).
 """
 
@@ -55,8 +55,12 @@ class Cameras:
 
 
 def view_cameras(view: str, count: int, *, rng: torch.Generator) -> Cameras:
-    """Random cameras of a view: azimuth within 30 degrees of the front, of either side or of the back, elevation 8 to 32; overhead is
-    55 to 75 degrees up, around the front."""
+    """Random cameras of a view.
+
+    Azimuth within 30 degrees of the front, of either side or of the back, elevation 8 to 32 degrees; "overhead" has elevation 55 to 75
+    around
+    the front.
+    """
 
     def uniform(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(count, generator=rng)
@@ -71,7 +75,7 @@ def view_cameras(view: str, count: int, *, rng: torch.Generator) -> Cameras:
 
 def hits(shape: Solid, origins: Tensor, directions: Tensor, *, steps: int = 64, tolerance: float = 1e-3) -> Tensor:
     """Distance along each ray to the surface, inf where it misses: origins and directions (n, 3) -> (n,)."""
-    middle = -(origins * directions).sum(1)  # nearest to the origin of the unit ball around it
+    middle = -(origins * directions).sum(1)  # the point of the ray nearest to the origin
     inside = 1.05**2 - (origins**2).sum(1) + middle**2
     depth = torch.full_like(middle, math.inf)
     active = (inside > 0).nonzero()[:, 0]
@@ -129,6 +133,6 @@ def colour(weights: Tensor, palettes: Tensor) -> Tensor:
 
 
 def render(scene: Scene, cameras: Cameras, *, size: int = 64, samples: int = 2) -> Tensor:
-    """Images of one scene from many cameras: (n, 3, size, size) in [0, 1]."""
+    """Renders of one scene: (cameras, 3, size, size) in [0, 1]."""
     weights = trace(solid(scene.structure), cameras, size=size, samples=samples)
     return colour(weights, palette(scene).expand(len(weights), -1, -1))

@@ -1,8 +1,8 @@
-"""What the embedded prior's world is scored with: an attribute classifier, and the features of the image-text model.
+"""Scores of images of the embedded prior: an attribute classifier, and the features of its image-text model.
 
-The numbers are called `classifier`, `frechet-solids` and `similarity-solids`: these small networks are no Inception and no CLIP
-ViT-L/14, and
-no figure of theirs compares with published FID or CLIP scores.
+The scores are named `classifier`, `frechet-solids` and `similarity-solids`. They come from small networks, not from Inception or CLIP
+ViT-L/14, so
+they do not compare with published FID or CLIP scores.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ ASSETS = Path(__file__).parent.parent / "assets" / "solids"
 
 
 class Scorer:
-    """Judge, image features and image-text similarity, on images (n, 3, 64, 64) in [0, 1].
+    """Attribute classifier, image features and image-text similarity, on images (n, 3, 64, 64) in [0, 1].
 
     Args:
-        folder: of the pipeline; the package's own by default.
+        folder: of the pipeline; by default the package's own.
     """
 
     def __init__(self, folder: Path = ASSETS) -> None:
@@ -50,18 +50,18 @@ class Scorer:
 
     @torch.no_grad()
     def similarity(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Cosine of each image's and its prompt's feature: (n,)."""
+        """Cosine between the features of each image and of its prompt: (n,)."""
         ids = self.tokens(list(prompts), padding="max_length", return_tensors="pt").input_ids
         text = self.clip.text_projection(self.clip.text_model(input_ids=ids).pooler_output)
         return (normalize(self.features(images), dim=1) * normalize(text, dim=1)).sum(1)
 
     def agreement(self, images: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """Whether the classifier sees what each prompt says, attribute by attribute: (n,) of 0, 1, or NaN where the prompt is silent.
+        """Whether the classifier agrees with each prompt, attribute by attribute: (n,) of 0, 1, or NaN where the prompt leaves it out.
 
-        "all" is every attribute the prompt names but the view.
+        "all" is every attribute that the prompt names but the view.
         """
         if len(images) != len(prompts):
-            raise InvalidInput(f"one prompt a image needed, got {len(images)} images and {len(prompts)} prompts")
+            raise InvalidInput(f"give one prompt per image, got {len(images)} images and {len(prompts)} prompts")
         seen = self.classifier.attributes(images.clamp(0, 1))
         wanted = torch.tensor([_wanted(prompt) for prompt in prompts])
         right = torch.where(wanted < 0, torch.nan, (seen == wanted).float())
@@ -71,7 +71,7 @@ class Scorer:
 
 
 def _wanted(prompt: str) -> list[int]:
-    """Class indices that a prompt asks for, -1 where it is silent."""
+    """Class indices that a prompt names, -1 for what it leaves out."""
     scene, view = parse(prompt)
     filled = labels(type(scene)(**{**vars(scene), "background": scene.background or "white"}), view or "front")
     if scene.background is None:
@@ -83,5 +83,5 @@ def _wanted(prompt: str) -> list[int]:
 
 @cache
 def scorer() -> Scorer:
-    """The package's own scorer, loaded once."""
+    """The scorer of the shipped weights, loaded once per process."""
     return Scorer()

@@ -1,8 +1,8 @@
-r"""The exact solids behind the captions, as signed distances: negative inside, zero on the surface, in one unit box.
+r"""Exact solids of the captions, as signed distances: negative inside, zero on the surface.
 
 A solid is a union of parts, each a primitive moved, turned about the vertical axis z and scaled; the front faces +x. Every solid fits
 into the ball of radius 1.05 around the origin. A part belongs to a colour slot: 0 the object's colour, 1 the base's, and fixed colours for
-the doors, wheels and eyes of the composites, which tell their front from their back.
+the doors, wheels and eyes of the composites, which distinguish front and back.
 
 Distances of spheres, boxes, cylinders, cones, tori and capsules are Euclidean; those of pyramids, prisms and ellipsoids, and of unions
 inside, are bounds: exact in sign and on the surface, never larger than the true distance outside, which is what sphere tracing needs.

@@ -1,8 +1,9 @@
-"""The tokenizer of the solids: a stock `CLIPTokenizer` in which every word of the language is one token.
+"""Tokenizer of the solids' captions: a stock `CLIPTokenizer` in which every word of the vocabulary is one token.
 
-Byte-pair merges are appended word by word, each word encoded with the merges so far: merges of one list made in one go would break
-later words ("re" of "red" ranks before "gr" of "green"). Every letter is in the vocabulary as well, since the unknown token is the end of
-the text, so that an unknown word does not end the prompt; `check_words` names such words before they get here.
+Byte-pair merges are added word by word, each word encoded with the merges so far. Merges listed independently for each word would break
+later
+words: "re" of "red" ranks before "gr" of "green". Every letter is in the vocabulary too, because the unknown token is the end of the
+text and would cut the prompt; `modeseek.solids.captions.check_words` rejects such words earlier.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Token -> index, and the merges in their order."""
+    """Index of each token, and the merges in order."""
     letters = string.ascii_lowercase + string.digits + ",.-'!?"
     tokens = [START, END, *letters, *(f"{letter}</w>" for letter in letters)]
     merges: list[tuple[str, str]] = []
@@ -40,7 +41,7 @@ def vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
 
 
 def tokenizer() -> CLIPTokenizer:
-    """The tokenizer, built from the language alone."""
+    """The tokenizer, built from the vocabulary alone."""
     from transformers import CLIPTokenizer
 
     vocab, merges = vocabulary()

@@ -28,16 +28,16 @@ COLUMNS = ["frechet-solids", "similarity-solids", "classifier", "view", "FID", "
 NOTES = (
     "Coordinate-MLP images of ten prompts held out of the prior's training. `frechet-solids` is the Frechet distance of features of the "
     "embedded image-text model to a DDIM set, `similarity-solids` its image-text cosine, `classifier` the share of images on which an "
-    "independent classifier sees every attribute of the prompt but the view, `view` the share with the right view; +- bootstrap standard "
-    "errors, for the distance within prompts (none with one image a prompt). They are not FID and CLIP score, whose published values for "
-    "Stable Diffusion are in brackets. `calls` are denoiser calls a image. The DDIM row is the mean over disjoint sets of other DDIM "
-    "images, each as large as any other row, +- the spread of one set: the floor of the distance. One such set remade, encoded and "
-    "decoded, or fitted by the coordinate network, shows what the autoencoder and the representation cost."
+    "independent classifier finds every attribute of the prompt but the view, `view` the share with the right view; +- bootstrap standard "
+    "errors, for the distance within prompts (none with one image per prompt). They are not FID and CLIP score, whose published values for "
+    "Stable Diffusion are in brackets. `calls` are denoiser calls per image. The DDIM row is the mean over disjoint sets of other DDIM "
+    "images, each as large as any other row, +- the spread of one set: the lower limit of the distance. One such set encoded and decoded, "
+    "or fitted by the coordinate network, shows what the autoencoder and the representation cost."
 )
 
 
 def sizes(settings: Settings) -> tuple[int, int, int | None]:
-    """Images a prompt, images a prompt of the reference, optimiser steps (None: the recipes')."""
+    """Images per prompt, reference images per prompt, optimiser steps (None: the recipes')."""
     return (1, 4, 40) if settings.quick else (settings.images, 32, None)
 
 

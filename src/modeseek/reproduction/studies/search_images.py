@@ -1,8 +1,7 @@
-"""The search behind Table 4: eight settings of each method's own knobs, at the same denoiser calls, prompts, seeds and score.
+"""Search for the settings of Table 4: eight per method, at the same denoiser calls, prompts, seeds and score.
 
-Four held-out prompts, two images each (one with --images 1), 400 denoiser calls a image; the score is the Frechet distance to 32
-DDIM images a prompt. The baselines' winners stand in `methods.BEST`; why MSD's recipe is not the lowest of its eight is in
-docs/results.md.
+Four held-out prompts, two images each (one with --images 1), 400 denoiser calls per image. The score is the Frechet distance to 32 DDIM
+images per prompt. The best settings of the baselines are in `image_methods.BEST`.
 """
 
 from __future__ import annotations

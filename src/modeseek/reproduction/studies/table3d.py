@@ -21,15 +21,16 @@ from modeseek.tasks.text_to_3d import ObjectRun
 FIT_STEPS = 500
 COLUMNS = ["IoU", "PSNR", "SSIM", "Chamfer", "F-score", "mesh", "front", "back"]
 NOTES = (
-    "NeRFs of six prompts held out of the prior's training, against the exact solids: IoU of silhouettes, PSNR and SSIM of images from "
-    "24 cameras; Chamfer distance (the solids' box is 2.1 wide) and F-score (threshold 0.02 diameters) of what is seen of the mesh from "
-    "around and above; `mesh` is the share of objects that have a surface: of the others the F-score is 0 and the Chamfer distance left "
-    "out. `front` and `back`: of the prompts whose solid has a front, shares of images of either side that the classifier assigns to "
-    "that side; an object with two fronts has a low `back`. Means over objects, +- bootstrap standard errors; `calls` are denoiser calls "
-    "a view, and each step shows several. The baselines' gradients are as published; their optimiser is one for so few steps, not the "
-    "paper's 10 000 at 0.01. The ceiling is the same NeRF fitted to true images; the last row is the solid itself, scored by it."
+    "NeRFs of six captions held out of the prior's training, against the exact solids: IoU of silhouettes, PSNR and SSIM of images from "
+    "24 cameras; Chamfer distance (the solids' box is 2.1 wide) and F-score (threshold 0.02 diameters) of the part of the mesh that is "
+    "visible from around and above; `mesh` is the share of objects with a surface, without which the F-score is 0 and the Chamfer distance "
+    "left out. `front` and `back`: for solids that have a front, shares of renders of either side that the classifier assigns to that "
+    "side; an object with two fronts has a low `back`. Means over objects, +- bootstrap standard errors; `calls` are denoiser calls per "
+    "view, and each step renders several views. The baselines' gradients are as published; the optimiser is tuned for 250 steps, where "
+    "the paper has 10 000 at 0.01. The upper bound is the same NeRF fitted to true renders; the last row is the solid itself. "
+    "`compare3d` compares methods under equal conditions, with tuning and scoring apart."
 )
-OTHERS = "NeRFs of six prompts. There is no true object behind them: CLIP-SIM of turntables is taken where CLIP is on disk."
+OTHERS = "NeRFs of six prompts. They have no true object; CLIP-SIM of turntables is measured where CLIP is on disk."
 
 
 def sizes(settings: Settings) -> tuple[int, int, int | None]:
@@ -46,7 +47,7 @@ def cells(settings: Settings) -> list[Cell]:
     recipes = VIEW_RECIPES if _preset(settings) == "cpu" else PAPER_VIEW_RECIPES
     for name, method, row in rows:
         recipe = recipes[name] if steps is None else replace(recipes[name], steps=steps)
-        recipe = equal_calls(recipe, recipe.steps)  # a call a step and view
+        recipe = equal_calls(recipe, recipe.steps)  # one call per step and view
         for prompt, seed in places:
             run = ObjectRun(prompt=prompt, prior=settings.prior, recipe=recipe, preset=_preset(settings), seed=seed)
             found.append(DistilledObject(spec=run, method=method, row=row))
