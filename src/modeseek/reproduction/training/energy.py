@@ -71,7 +71,7 @@ def train(density: GaussianMixture, config: TrainingConfig, *, checkpoint: Path 
 
 
 def _steps(density: GaussianMixture, config: TrainingConfig, checkpoint: Path | None, every: int) -> Iterator[TrainingStep]:
-    net = EnergyNet(config.hidden, seed=config.seed).train()
+    net = EnergyNet(config.hidden, dim=density.dim, seed=config.seed).train()
     average = copy.deepcopy(net).eval()
     optimiser = torch.optim.Adam(net.parameters(), lr=config.learning_rate, betas=(0.9, 0.99))
     start, identity = 0, f"{config!r} {digest(described(density))}"
