@@ -119,3 +119,38 @@ def test_what_it_does_not_have_is_refused(prior):
         load_prior("solids-ideal", count=6)
     image = torch.rand(2, 3, 64, 64)
     assert torch.allclose(prior.decode(prior.encode(image)), image, atol=1e-6)
+
+
+def test_images_are_distilled_with_it(prior):
+    """Image-space SDS on free pixels comes nearer to the renders of the caption than the grey it starts from."""
+    from modeseek import distill
+    from modeseek.representations import Pixels
+
+    made = Pixels([0, 1], size=(64, 64))
+    density = render_density(*parse(CAPTION), 8, 0)
+    before = psnr_to_nearest(made().detach(), density).mean()
+    for step in distill(made, prior, CAPTION, method="sds", steps=40, space="image", lr=0.1):
+        assert step.calls == step.index + 1
+    assert float(psnr_to_nearest(made().detach(), density).mean()) > float(before) + 5
+
+
+def test_views_choose_their_renders(prior):
+    """With a denoiser that follows the cameras, each item is pulled to the renders of its own view."""
+    from modeseek.priors.view_dependent import ViewDependentPrior
+
+    names = ["front", "back"]
+    viewed = ViewDependentPrior(prior=prior, names=lambda: names).denoiser(["a red house, grey background"] * 2)
+    x = torch.zeros(2, 3, 64, 64)
+    found = viewed(x, torch.tensor(30.0))
+    for item, name in zip(found, names, strict=True):
+        caption = f"a red house, grey background, {name} view"
+        assert torch.allclose(item, prior.denoiser([caption])(x[:1], torch.tensor(30.0))[0], atol=1e-5)
+    assert float((found[0] - found[1]).abs().max()) > 0.05
+
+
+def test_tables_leave_out_what_needs_a_network():
+    from modeseek.reproduction.image_methods import METHODS, methods_of
+    from modeseek.tasks.prior_choice import PriorChoice
+
+    assert [name for name, _ in methods_of(PriorChoice(name="solids-ideal"))] == ["sds", "msd-published"]
+    assert methods_of(PriorChoice()) == METHODS

@@ -47,18 +47,23 @@ METHODS: tuple[tuple[str, str], ...] = (
 )
 
 
+def methods_of(prior: PriorChoice) -> tuple[tuple[str, str], ...]:
+    """`METHODS` that a prior allows: the ideal denoiser has no network for VSD to adapt and no guidance scale for SDI to negate."""
+    return tuple(m for m in METHODS if prior.name != "solids-ideal" or m[0] not in ("vsd", "sdi"))
+
+
 def published(prior: PriorChoice, seeds: int, seed: int, *, steps: int | None = None) -> list[DistilledImages]:
     """Every method at its published settings and cost."""
-    return [_cell(prior, seeds, seed, name, method, "as published", _stepped(RECIPES[name], steps)) for name, method in METHODS]
+    return [_cell(prior, seeds, seed, name, method, "as published", _stepped(RECIPES[name], steps)) for name, method in methods_of(prior)]
 
 
 def at_equal_calls(prior: PriorChoice, seeds: int, seed: int, budget: float, *, steps: int | None = None) -> list[DistilledImages]:
     """Every method at `budget` denoiser calls: published settings, the best found, and MSD with wide kernels."""
     cells = []
-    for name, method in METHODS:
+    for name, method in methods_of(prior):
         recipe = equal_calls(_stepped(RECIPES[name], steps), budget)
         cells.append(_cell(prior, seeds, seed, name, method, "as published, equal calls", recipe))
-    for name, method in METHODS[:3]:
+    for name, method in (m for m in methods_of(prior) if m[0] in BEST):
         recipe = equal_calls(_stepped(BEST[name], steps), budget)
         cells.append(_cell(prior, seeds, seed, name, method, "best settings, equal calls", recipe))
     for name, row in (("msd", WIDE), ("msd-persistent", "persistent chain")):

@@ -26,6 +26,7 @@ from modeseek.core.libraries import quiet_libraries
 from modeseek.metrics import frechet_distance
 from modeseek.metrics.bootstrap import bootstrap_error
 from modeseek.solids.scoring import scorer
+from modeseek.tasks.prior_choice import SOLIDS
 
 CLIP_LARGE = "openai/clip-vit-large-patch14"
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -42,7 +43,7 @@ def scores(prior: str, images: Tensor, prompts: Sequence[str], reference: Tensor
         prompts: n, one per image.
         reference: DDIM images of the same prompts.
     """
-    if prior == "solids":
+    if prior in SOLIDS:
         return solids_scores(images, prompts, reference)
     found: dict[str, float] = {}
     if (model := clip_model(CLIP_LARGE)) is not None:
@@ -64,7 +65,7 @@ def solids_scores(images: Tensor, prompts: Sequence[str], reference: Tensor) -> 
 
 def missing(prior: str) -> str:
     """Scores that are left out and what they need; empty where there are none."""
-    if prior == "solids":
+    if prior in SOLIDS:
         return ""
     words = []
     if clip_model(CLIP_LARGE) is None:

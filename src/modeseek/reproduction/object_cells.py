@@ -21,6 +21,7 @@ from modeseek.solids.captions import COMPOSITES, parse
 from modeseek.solids.evaluation import fit_to_truth, score_object, sides_told, true_images, true_weights
 from modeseek.sweeps.cells import Result
 from modeseek.sweeps.worker import opened
+from modeseek.tasks.prior_choice import SOLIDS
 from modeseek.tasks.text_to_3d import TURNTABLE, ObjectRun, around, steps_of, volume_of
 
 HELD_OUT_OBJECTS = (
@@ -38,7 +39,7 @@ SIDE = 64  # of its images
 
 def prompts_of(prior: str) -> tuple[str, ...]:
     """Six held-out captions for the embedded prior, six of the paper's prompts for others."""
-    return HELD_OUT_OBJECTS if prior == "solids" else PAPER_PROMPTS[: len(HELD_OUT_OBJECTS)]
+    return HELD_OUT_OBJECTS if prior in SOLIDS else PAPER_PROMPTS[: len(HELD_OUT_OBJECTS)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,9 +75,13 @@ class DistilledObject:
         for step in steps_of(run, prior, nerf):
             calls = step.calls
         turntable = around(nerf, TURNTABLE, size=SIDE)
-        metrics = score_object(nerf, run.prompt) if run.prior.name == "solids" else similarity(turntable, run.prompt)
+        metrics = score_object(nerf, run.prompt) if run.prior.name in SOLIDS else similarity(turntable, run.prompt)
         row = _row(run.prior.name, self.method, self.row, run.prompt, run.seed, metrics, calls)
-        row |= {"denoiser": "learned", "guidance": f"CFG {scale_of(run.recipe, prior):g}", "sampler": described(run.recipe)}
+        row |= {
+            "denoiser": "ideal" if run.prior.name == "solids-ideal" else "learned",
+            "guidance": f"CFG {scale_of(run.recipe, prior):g}",
+            "sampler": described(run.recipe),
+        }
         return Result(row, {"turntable": to_stored(turntable)})
 
 

@@ -14,6 +14,9 @@ from modeseek.priors.pipelines.loading import checked_device
 from modeseek.priors.solids import ASSETS, solids_prior
 from modeseek.priors.solids_ideal import IdealSolidsPrior
 
+SOLIDS = ("solids", "solids-ideal")
+"""Names of the embedded prior and of its ideal denoiser, whose captions have exact solids."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PriorChoice:

@@ -38,7 +38,7 @@ from modeseek.plots.images import save_animation, save_image, save_sheet, tiled
 from modeseek.priors.base import ImagePrior
 from modeseek.representations.nerf import Cameras, NeRF, NeRFSettings, Ranges, degenerate, extract_mesh
 from modeseek.scaling.ranks import ALONE, Ranks
-from modeseek.tasks.prior_choice import PriorChoice
+from modeseek.tasks.prior_choice import SOLIDS, PriorChoice
 from modeseek.tasks.provenance import described
 from modeseek.tasks.run_folder import CurveLog, claimed, complete, plain_config, write_lines
 
@@ -108,7 +108,7 @@ def untrained_nerf(run: ObjectRun, image_size: tuple[int, int] | None) -> NeRF:
         if run.preset == "cpu"
         else settings.views.size
     )
-    distributions = Ranges.solids_views() if run.prior.name in ("solids", "solids-ideal") else settings.views.distributions
+    distributions = Ranges.solids_views() if run.prior.name in SOLIDS else settings.views.distributions
     low = None if run.low is None else (run.low[0], run.low[0], run.low[1])
     views = replace(
         settings.views, count=run.views or settings.views.count, size=size, low=low, distributions=distributions, refresh=run.recipe.refresh

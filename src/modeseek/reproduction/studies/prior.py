@@ -28,7 +28,8 @@ from modeseek.densities import EmpiricalDensity
 from modeseek.metrics.shapes import psnr
 from modeseek.plots import Curve, save_curves
 from modeseek.plots.images import save_sheet
-from modeseek.priors.solids_ideal import RenderDensity, psnr_to_nearest
+from modeseek.priors.solids import GUIDANCE
+from modeseek.priors.solids_ideal import IdealSolidsPrior, RenderDensity, psnr_to_nearest
 from modeseek.reproduction.experiment import Experiment, Settings
 from modeseek.reproduction.image_cells import opened, shown, to_stored
 from modeseek.reproduction.tables import write_results
@@ -58,7 +59,7 @@ class FidelityCell:
         seeds: samples.
         renders: true renders in the set.
         steps: of DDIM.
-        guidance: scale; None: the prior's.
+        guidance: scale; None: that of the embedded prior, 1 for the ideal denoiser.
     """
 
     caption: str
@@ -75,7 +76,7 @@ class FidelityCell:
     @torch.no_grad()
     def run(self) -> Result:
         prior = opened(self.prior)
-        scale = prior.default_guidance if self.guidance is None else self.guidance
+        scale = self._scale(prior)
         truth = true_renders(*parse(self.caption), self.renders)
         prompts = [self.caption] * self.seeds
         samples = sampled(prior, prompts, guidance=scale, steps=self.steps, seeds=range(self.seeds))
@@ -94,6 +95,11 @@ class FidelityCell:
         row: dict[str, Any] = {"density": self.prior.name, "denoiser": "learned", "guidance": f"CFG {scale:g}", "method": "DDIM"}
         row |= {"row": self.caption, "sampler": f"{self.steps} steps, {self.seeds} seeds", "metrics": metrics, "calls": float(self.steps)}
         return Result(row, {"samples": to_stored(samples[:2]), "nearest": to_stored(truth[nearest[:2]])})
+
+    def _scale(self, prior: Any) -> float:
+        if self.guidance is not None:
+            return self.guidance
+        return 1.0 if isinstance(prior, IdealSolidsPrior) else GUIDANCE
 
 
 @dataclass(frozen=True, kw_only=True)

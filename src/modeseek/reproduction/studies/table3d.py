@@ -12,10 +12,11 @@ import torch
 from modeseek.distillation.recommend import PAPER_VIEW_RECIPES, VIEW_RECIPES
 from modeseek.metrics.bootstrap import bootstrap_error
 from modeseek.reproduction.experiment import Experiment, Settings
-from modeseek.reproduction.image_methods import METHODS, WIDE, equal_calls
+from modeseek.reproduction.image_methods import WIDE, equal_calls, methods_of
 from modeseek.reproduction.object_cells import DistilledObject, FittedObject, TrueObject, prompts_of
 from modeseek.reproduction.tables import write_results
 from modeseek.sweeps.cells import Cell, Result
+from modeseek.tasks.prior_choice import SOLIDS
 from modeseek.tasks.text_to_3d import ObjectRun
 
 FIT_STEPS = 500
@@ -42,7 +43,9 @@ def cells(settings: Settings) -> list[Cell]:
     count, seeds, steps = sizes(settings)
     prompts = prompts_of(settings.prior.name)[:count]
     places = [(prompt, settings.seed * 1000 + k) for k in range(seeds) for prompt in prompts]
-    rows = [(name, method, "as published, equal calls") for name, method in METHODS] + [("msd", "MSD", f"{WIDE}, equal calls")]
+    rows = [(name, method, "as published, equal calls") for name, method in methods_of(settings.prior)] + [
+        ("msd", "MSD", f"{WIDE}, equal calls")
+    ]
     found: list[Cell] = []
     recipes = VIEW_RECIPES if _preset(settings) == "cpu" else PAPER_VIEW_RECIPES
     for name, method, row in rows:
@@ -51,14 +54,14 @@ def cells(settings: Settings) -> list[Cell]:
         for prompt, seed in places:
             run = ObjectRun(prompt=prompt, prior=settings.prior, recipe=recipe, preset=_preset(settings), seed=seed)
             found.append(DistilledObject(spec=run, method=method, row=row))
-    if settings.prior.name == "solids":
+    if settings.prior.name in SOLIDS:
         found += [FittedObject(prompt=prompt, steps=steps or FIT_STEPS, seed=seed) for prompt, seed in places]
         found += [TrueObject(prompt=prompt) for prompt in prompts]
     return found
 
 
 def _preset(settings: Settings) -> Any:
-    return "cpu" if settings.quick or settings.prior.name == "solids" else "paper"
+    return "cpu" if settings.quick or settings.prior.name in SOLIDS else "paper"
 
 
 def by_method(results: Sequence[Result]) -> dict[tuple[str, str], list[Result]]:
@@ -87,7 +90,7 @@ def finish(folder: Path, settings: Settings, cells: Sequence[Cell], results: Seq
     prompts = prompts_of(settings.prior.name)[:count]
     rows = [summary(group) for group in by_method(results).values()]
     config = {"seed": settings.seed, "quick": settings.quick, "prior": settings.prior.name, "prompts": list(prompts), "seeds": seeds}
-    solids = settings.prior.name == "solids"
+    solids = settings.prior.name in SOLIDS
     columns, notes = (COLUMNS, NOTES) if solids else (["CLIP-SIM"], OTHERS)
     write_results(folder, "table3d", rows=rows, config=config, columns=columns, notes=notes)
 
