@@ -117,3 +117,28 @@ def test_the_embedded_prior_by_name(solids):
     step = final(modeseek.distill(renderer, solids, "a red sphere", method="msd", **FEW))
     assert step.index == 2
     assert not torch.equal(before, renderer.colours)
+
+
+def test_digits_of_one_channel():
+    """A class-conditional pixel denoiser of 8 x 8 grey images is used like Stable Diffusion."""
+    templates = torch.stack([torch.eye(8), torch.eye(8).flip(0)])[:, None] * 2 - 1  # two classes, values in [-1, 1]
+
+    def network(x, sigma, label):
+        """D of a Gaussian around the class's template, standard deviation 0.05."""
+        weight = (0.0025 / (0.0025 + sigma.square())).reshape(-1, 1, 1, 1)
+        return weight * x + (1 - weight) * templates[label.long()].to(x)
+
+    prior = modeseek.NetworkPrior(
+        network=network,
+        event=(1, 8, 8),
+        prediction="denoiser",
+        levels=(0.01, 10.0),
+        condition=lambda prompts: {"label": torch.tensor([float(prompt == "backslash") for prompt in prompts])},
+        data_std=0.5,
+    )
+    renderer = Flat(size=(8, 8), count=1, channels=1)
+    renderer.colours = torch.nn.Parameter(torch.full((1, 1, 8, 8), 0.5))
+    step = final(modeseek.distill(renderer, prior, "backslash", method="msd", steps=60, lr=0.05, sampler_steps=4, refresh=4))
+    image = renderer.colours.detach()[0, 0]
+    assert step.calls == 60
+    assert_close(image.clamp(0, 1), torch.eye(8).flip(0), rtol=0, atol=0.15)

@@ -60,17 +60,17 @@ def test_an_object_that_the_box_cuts_is_closed():
     assert made.bounds[1][0] == pytest.approx(1.0, abs=0.05)
 
 
-def test_empty_fields_and_fog_are_refused():
+def test_empty_and_diffuse_fields_are_refused():
     with pytest.raises(InvalidInput, match="empty"):
         extract_mesh(Sphere(sigma=0.1), resolution=16)
     with pytest.raises(InvalidInput, match="densities are between"):
         extract_mesh(Sphere(), resolution=16, threshold=1e4)
-    fog = Sphere(r=9.0)
-    fog.density = lambda points: 20 + points[:, 0]
+    diffuse = Sphere(r=9.0)
+    diffuse.density = lambda points: 20 + points[:, 0]
     with pytest.raises(InvalidInput, match="diffuse"):
-        extract_mesh(fog, resolution=16)
+        extract_mesh(diffuse, resolution=16)
     with pytest.raises(InvalidInput, match="resolution"):
-        extract_mesh(fog, resolution=2)
+        extract_mesh(diffuse, resolution=2)
 
 
 def test_a_field_never_trained_is_a_blob_and_can_be_meshed():

@@ -14,7 +14,7 @@ class NonFiniteError(ModeseekError, FloatingPointError):
 
 
 class Degenerate(ModeseekError, RuntimeError):
-    """An object became empty or fog; the run stopped and its last state is kept."""
+    """An object became empty or diffuse (opaque everywhere); the run stopped and its last state is kept."""
 
 
 class WeightsError(ModeseekError, ValueError):
@@ -30,7 +30,7 @@ class MissingPackage(ModeseekError, ImportError):
 
 
 class RankLost(ModeseekError, RuntimeError):
-    """Another process of a run on several died, froze or was stopped; what was saved is whole."""
+    """Another process of a run on several died, froze or was stopped; the last checkpoint is complete."""
 
 
 class OutOfMemory(ModeseekError, MemoryError):

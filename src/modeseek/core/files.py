@@ -50,7 +50,7 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, durable: bo
     except OutputError:
         raise
     except (OSError, SafetensorError) as error:  # safetensors reports a full disk as an error of its own
-        raise OutputError(f"cannot write {path}: {_reason(error)}; make room or choose another folder") from error
+        raise OutputError(f"cannot write {path}: {_reason(error)}; free some space or choose another folder") from error
     finally:
         with suppress(OSError):  # a read-only disk refuses this too, and must not hide the error above
             temporary.unlink()

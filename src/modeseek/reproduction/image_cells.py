@@ -234,7 +234,7 @@ def score_rows(
     return rows
 
 
-def floor_row(result: Result, prompts: Sequence[str], prior: PriorChoice, *, reference: Tensor, seeds: int) -> dict[str, Any]:
+def baseline_row(result: Result, prompts: Sequence[str], prior: PriorChoice, *, reference: Tensor, seeds: int) -> dict[str, Any]:
     """The row of DDIM against DDIM: the mean over disjoint sets of `seeds` images per prompt, +- the spread of one set.
 
     The Frechet distance between two small sets of one distribution is far from 0. This row gives its value at the size of every other row.

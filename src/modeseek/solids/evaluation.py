@@ -190,7 +190,7 @@ def shape_scores(volume: Volume, structure: tuple[str, ...], mesh: Mesh | None =
     if mesh is None:
         try:
             mesh = extract_mesh(volume, resolution=96)
-        except InvalidInput:  # fog, or nothing
+        except InvalidInput:  # diffuse or empty
             return {"F-score": 0.0, "mesh": 0.0}
     vertices, faces = torch.as_tensor(mesh.vertices).float(), torch.as_tensor(mesh.faces.astype("int64"))
     made = seen_points(on_triangles(vertices, faces, DENSE, rng=torch.Generator().manual_seed(0)))[:points]

@@ -184,7 +184,7 @@ def ray_executor(address: str | None = None, *, cpus: float = 1, gpus: float = 0
 
     Args:
         address: "auto", "HOST:PORT" or "ray://HOST:PORT"; None starts Ray here.
-        cpus, gpus: that one cell takes; Ray runs as many cells at once as the cluster has room for.
+        cpus, gpus: that one cell takes; Ray runs as many cells at once as fit on the cluster.
         threads: of torch in a worker.
 
     Raises:

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from modeseek.plots import Curve, save_curves
 from modeseek.reproduction.experiment import Experiment, Settings
-from modeseek.reproduction.image_cells import floor_row, prompts_of, score_rows
+from modeseek.reproduction.image_cells import baseline_row, prompts_of, score_rows
 from modeseek.reproduction.image_scores import missing
 from modeseek.reproduction.paper.table4 import painted, sets, sizes
 from modeseek.reproduction.tables import write_results
 from modeseek.sweeps.cells import Cell, Result
 from modeseek.tasks.prior_choice import SOLIDS
 
-NOTES = "Frechet distance of every method's images at marked steps; the floor is the mean of other sets of DDIM images."
+NOTES = "Frechet distance of every method's images at marked steps; the black line is the mean of other sets of DDIM images."
 COLOURS = {"SDS": "C0", "VSD": "C1", "SDI": "C2", "MSD": "C3"}
 PERSISTENT = "C4"
 LINES = (("as published, equal calls", ":"), ("as published", "--"), ("", "-"))  # the first whose words a row has
@@ -27,7 +27,7 @@ def cells(settings: Settings) -> list[Cell]:
 def finish(folder: Path, settings: Settings, cells: Sequence[Cell], results: Sequence[Result]) -> None:
     prompts = prompts_of(settings.prior.name)
     metric = "frechet-solids" if settings.prior.name in SOLIDS else "FID"
-    reference, floor_of = results[0].arrays["images"], results[1]
+    reference, baseline_of = results[0].arrays["images"], results[1]
     rows, by_step, by_call = [], [], []
     for result in results[2:]:
         marks = sorted(int(name[3:]) for name in result.arrays if name.startswith("at "))
@@ -42,10 +42,10 @@ def finish(folder: Path, settings: Settings, cells: Sequence[Cell], results: Seq
             by_step.append(Curve(f"{method}, {kind}", marks, distances, line=line, colour=colour))
             by_call.append(Curve(f"{method}, {kind}", calls, distances, line=line, colour=colour))
     if by_step:
-        floor = floor_row(floor_of, prompts, settings.prior, reference=reference, seeds=sizes(settings)[0])["metrics"][metric]
-        by_step.append(Curve("DDIM, another set", [min(by_step[0].x), max(by_step[0].x)], [floor, floor], colour="black"))
+        baseline = baseline_row(baseline_of, prompts, settings.prior, reference=reference, seeds=sizes(settings)[0])["metrics"][metric]
+        by_step.append(Curve("DDIM, another set", [min(by_step[0].x), max(by_step[0].x)], [baseline, baseline], colour="black"))
         dearest = max(max(curve.x) for curve in by_call)
-        by_call.append(Curve("DDIM, another set", [floor_of.row["calls"], dearest], [floor, floor], colour="black"))
+        by_call.append(Curve("DDIM, another set", [baseline_of.row["calls"], dearest], [baseline, baseline], colour="black"))
         panels = [("by iteration", "step", metric, by_step), ("by cost", "denoiser calls", metric, by_call)]
         save_curves(folder / "fig4.png", panels, log_x=True, log_y=True)
     config = {"seed": settings.seed, "quick": settings.quick, "prior": settings.prior.name}

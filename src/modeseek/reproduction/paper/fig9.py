@@ -1,6 +1,6 @@
 """Figure 9: the published recipe without the limited interval, without the noise scaling, and without both.
 
-Algorithm 2 prints the noise scaling one level off from what section 4.3 says of it; the last row is the letter.
+Algorithm 2 prints the noise scaling one level off from section 4.3; the last row is Algorithm 2 verbatim.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def cells(settings: Settings) -> list[Cell]:
         "without the limited interval": replace(base, interval=EVERYWHERE),
         "without noise scaling": replace(base, scaling="none"),
         "without both": replace(base, interval=EVERYWHERE, scaling="none"),
-        "Algorithm 2 to the letter": replace(base, scaling="verbatim"),
+        "Algorithm 2, verbatim": replace(base, scaling="verbatim"),
     }
     seeds = 1 if settings.quick else min(2, settings.images)
     prompts = prompts_of(settings.prior.name)[: 2 * seeds]

@@ -13,7 +13,7 @@ from modeseek.reproduction.image_cells import (
     DistilledImages,
     ReconstructedImages,
     SampledImages,
-    floor_row,
+    baseline_row,
     prompts_of,
     score_rows,
     shown,
@@ -68,7 +68,7 @@ def cells(settings: Settings) -> list[Cell]:
 def finish(folder: Path, settings: Settings, cells: Sequence[Cell], results: Sequence[Result]) -> None:
     prompts = prompts_of(settings.prior.name)
     reference = results[0].arrays["images"]
-    rows = [floor_row(results[1], prompts, settings.prior, reference=reference, seeds=sizes(settings)[0])]
+    rows = [baseline_row(results[1], prompts, settings.prior, reference=reference, seeds=sizes(settings)[0])]
     rows += score_rows(results[2:], prompts, settings.prior, reference=reference)
     config = {"seed": settings.seed, "quick": settings.quick, "prior": settings.prior.name, "budget": BUDGET, "prompts": list(prompts)}
     columns = COLUMNS if settings.prior.name in SOLIDS else COLUMNS[-2:]
