@@ -7,6 +7,7 @@ a image's step    SDS through the encoder on the embedded prior, against the bar
                     peak memory of a fresh process for each
 import modeseek     against import torch
 the NeRF            its hash grid and its occupancy grid, see nerf.py
+a loaded pipeline   its D against the bare UNet call, see loaded.py
 a run's page        against the run it shows, and its size, see pages.py
 """
 
@@ -20,6 +21,7 @@ import time
 from pathlib import Path
 
 import image_steps
+import loaded
 import nerf
 import pages
 import torch
@@ -175,6 +177,7 @@ def main() -> None:
     results |= image_step(1 if options.quick else 4, 1 if options.quick else 7)
     results |= import_time(1 if options.quick else 5)
     results |= nerf.benchmarks(quick=options.quick)
+    results |= loaded.benchmarks(quick=options.quick)
     results |= pages.benchmarks(quick=options.quick)
     for name, value in results.items():
         print(f"{name:60s} {value:9.3f}")

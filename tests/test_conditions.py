@@ -344,6 +344,15 @@ def test_autoencoders_that_cannot_serve():
         prior.encode(torch.rand(1, 3, 16, 16))
 
 
+def test_an_autoencoder_that_returns_nan():
+    pipe = tiny.build("sd1")
+    with torch.no_grad():
+        pipe.vae.decoder.conv_out.bias.fill_(math.nan)
+    with pytest.raises(InvalidInput, match="autoencoder returns NaN"):
+        load_prior(pipe)
+    load_prior(pipe, check=False)
+
+
 def test_no_autoencoder():
     pipe = tiny.build("sd1")
     pipe.vae = None

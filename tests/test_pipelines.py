@@ -58,7 +58,7 @@ def network_calls(prior):
 
 # ---------------------------------------------------------------- the contract
 @pytest.mark.parametrize("family", EVERY)
-def test_contract(prior, family):
+def test_contract(prior, family, record_property):
     found = prior(family)
     assert found.image_size == (16, 16)
     assert found.event == ((1 if "grey" in family else 3, 16, 16) if "pixel" in family else (4, 8, 8))
@@ -73,6 +73,7 @@ def test_contract(prior, family):
     image = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     assert found.encode(image).shape == x.shape
     assert found.decode(found.encode(image)).shape == image.shape
+    record_property("supports", f"{family}: folder")
 
 
 @pytest.mark.parametrize("family", EVERY)
@@ -353,7 +354,7 @@ def test_another_size(pipeline_folder):
 
 # ---------------------------------------------------------------- the auxiliary network of VSD
 @pytest.mark.parametrize("family", EVERY)
-def test_auxiliary_starts_as_the_prior_and_learns_alone(pipeline_folder, family):
+def test_auxiliary_starts_as_the_prior_and_learns_alone(pipeline_folder, family, record_property):
     found = load_prior(pipeline_folder(family), **({"image_size": (16, 16)} if "flux" in family else {}))
     x, sigma = noise(2, *found.event), torch.tensor([0.5, 2.0])
     conditional = denoiser_for(found, family, guidance=1.0)
@@ -372,6 +373,7 @@ def test_auxiliary_starts_as_the_prior_and_learns_alone(pipeline_folder, family)
     assert torch.equal(guided(x, sigma), guided_before)
     assert all(torch.equal(found.family.network.state_dict()[name], weight) for name, weight in weights.items())
     assert all(weight.grad is None for name, weight in found.family.network.named_parameters() if "lora_" not in name)
+    record_property("supports", f"{family}: VSD")
 
 
 def test_auxiliary_state(pipeline_folder):

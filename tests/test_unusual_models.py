@@ -254,9 +254,7 @@ CASES = {
     "NaN in the UNet": Case(tensors(UNET, lambda name, w: w * math.nan if name == "conv_out.bias" else w), "NaN or infinite"),
     "infinity in the UNet": Case(tensors(UNET, lambda name, w: w * math.inf if name == "conv_out.weight" else w), "NaN or infinite"),
     "NaN in the text encoder": Case(tensors(TEXT, lambda name, w: w * math.nan if "final_layer_norm" in name else w), "NaN or infinite"),
-    "NaN in the autoencoder": Case(
-        tensors(VAE, lambda name, w: w * math.nan if name == "decoder.conv_out.bias" else w), "autoencoder returns NaN"
-    ),
+    "NaN in the autoencoder": Case(tensors(VAE, lambda name, w: w * math.nan if name == "decoder.conv_out.bias" else w), "NaN or infinite"),
     "a tensor lost": Case(without(UNET, "mid_block.resnets.0.conv1.bias"), "lack 1 tensors"),
     "a block lost": Case(without(UNET, "mid_block"), r"lack \d+ tensors"),
     "extra tensors": Case(extra_tensors),
@@ -281,7 +279,7 @@ CASES = {
     "shards": Case(sharded),
     "a shard lost": Case(a_shard_lost, "do not load"),
     "the map of the shards broken": Case(
-        several(sharded, written("unet/diffusion_pytorch_model.safetensors.index.json", "{")), "do not load"
+        several(sharded, written("unet/diffusion_pytorch_model.safetensors.index.json", "{")), "index of weights|do not load"
     ),
     "quantised by bitsandbytes": Case(quantised("bitsandbytes"), "needs bitsandbytes: pip install bitsandbytes"),
     "quantised by torchao": Case(quantised("torchao"), "needs torchao: pip install torchao"),

@@ -7,10 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from modeseek.priors.pipelines.base import Conditions, PipelinePrior
-from modeseek.priors.pipelines.loading import Dtype, load_prior
+from modeseek.priors.pipelines.loading import load_prior
 from modeseek.priors.pipelines.stable_diffusion import StableDiffusion
 from modeseek.priors.pipelines.text import PromptEmbeds, Prompts
 from modeseek.solids.captions import check_words
@@ -37,15 +35,15 @@ class SolidsFamily(StableDiffusion):
         return super().opposite(negatives, **settings)
 
 
-def solids_prior(*, device: str | torch.device = "cpu", dtype: Dtype = "float32", folder: Path = ASSETS) -> PipelinePrior:
+def solids_prior(*, folder: Path = ASSETS, **settings: Any) -> PipelinePrior:
     """The embedded prior.
 
     Args:
-        device, dtype: as of `load_prior`.
         folder: of a prior trained elsewhere by `modeseek train solids`.
+        settings: of `load_prior`: device, dtype, ...; the prior inside the package is not checked again at load.
 
     Raises:
-        InvalidInput: later, from `denoiser`: a prompt with words that it was not trained with; they are named.
+        InvalidInput: a setting that it does not have; later, from `denoiser`: a prompt with words that it was not trained with.
     """
-    prior = load_prior(folder, device=device, dtype=dtype)
+    prior = load_prior(folder, **({"check": folder != ASSETS} | settings))
     return replace(prior, family=SolidsFamily(pipeline=prior.pipeline, device=prior.device), default_scale=GUIDANCE)

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
+from modeseek.core.errors import InvalidInput
 from modeseek.core.identity import folder_digest
 from modeseek.priors.base import ImagePrior
 from modeseek.priors.pipelines import load_prior
@@ -53,12 +54,18 @@ class PriorChoice:
             WeightsError: its files are missing or broken.
             InvalidInput: a device or size that it does not support.
         """
-        if self.name == "solids":
-            return solids_prior(device=self.device, dtype=self.dtype)
-        if self.name == "solids-ideal":
-            return IdealSolidsPrior(device=checked_device(self.device))
         size = self.image_size
         size = None if size is None else (size, size) if isinstance(size, int) else (size[0], size[1])
+        if self.name in ("solids", "solids-ideal"):
+            given = [name for name in ("variant", "subfolder", "config", "prediction") if getattr(self, name) is not None]
+            if given:
+                raise InvalidInput(f"{self.name} is part of the package: {', '.join(given)} means nothing for it")
+        if self.name == "solids":
+            return solids_prior(device=self.device, dtype=self.dtype, image_size=size)
+        if self.name == "solids-ideal":
+            if size is not None:
+                raise InvalidInput("solids-ideal has images of one size: leave image_size out")
+            return IdealSolidsPrior(device=checked_device(self.device))
         names = ("device", "dtype", "variant", "subfolder", "config", "prediction", "check", "download")
         return load_prior(self.name, image_size=size, **{name: getattr(self, name) for name in names})
 
