@@ -1,4 +1,4 @@
-"""The NeRF: every part against a closed form, the whole against images of a known solid."""
+"""The NeRF: each part against a closed form, the complete model against images of a known solid."""
 
 import importlib.util
 import math
@@ -55,7 +55,7 @@ class Closed:
 
 
 def ball(sigma=200.0, r=0.6):
-    """Dense inside a sphere with a skin that is soft enough to have a gradient."""
+    """Dense inside a sphere, with a boundary soft enough to have a gradient."""
     return Closed(lambda p: sigma * ((r - (p**2).sum(1).add(1e-12).sqrt()) / 0.01).sigmoid())
 
 
@@ -343,16 +343,16 @@ def test_chunks_and_unseen_samples_change_nothing(normals):
 def test_chunks_keep_no_activations():
     kept = []
 
-    def ask(points):
+    def evaluate(points):
         return (points**2).exp().sum(1), points.sin(), None
 
     points = uniform(400, 3).requires_grad_()
     for chunk in (None, 100):
         with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t.numel()), t)[1], lambda t: t):
-            in_chunks(ask, points, chunk)
+            in_chunks(evaluate, points, chunk)
     assert sum(kept) > 0
     with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(-t.numel()), t)[1], lambda t: t):
-        in_chunks(ask, points, 100)
+        in_chunks(evaluate, points, 100)
     assert -sum(k for k in kept if k < 0) < sum(k for k in kept if k > 0) / 2
 
 
@@ -451,14 +451,14 @@ TINY = NeRFSettings(
 
 
 class Towards:
-    """A gradient to a plain colour, with noise, so that its generator matters too."""
+    """A gradient towards a uniform colour plus noise, so that its generator matters as well."""
 
     def __call__(self, x, *, progress, rng):
         gradient = x - 0.8 + 0.1 * torch.randn(x.shape, generator=rng)
         return Estimate(gradient=gradient, target=x - gradient, info={"calls": 1.0})
 
 
-def test_forward_gives_images_and_says_from_where():
+def test_forward_gives_images_and_their_cameras():
     nerf = NeRF(TINY, seed=4)
     first = nerf()
     assert first.shape == (2, 3, 10, 10)
@@ -519,7 +519,7 @@ def test_regularisers_reach_the_parameters_through_the_loop():
 
 
 def test_the_background_is_learned_alone_at_first():
-    """Same image; its gradient reaches the background as it does later, and nothing else."""
+    """The image is the same; its gradient reaches the background as in later steps, and no other parameter."""
     plain = replace(TINY, regularisers=Regularisers(sparsity=3.0), shading=None)
     early, later = (NeRF(replace(plain, background_first=first), seed=2) for first in (1, 0))
     gradient = torch.randn(2, 3, 10, 10, generator=seeded(3))

@@ -81,6 +81,23 @@ def test_digits_are_distilled_as_easily_as_stable_diffusion(make, method):
     assert float(((images().detach() - wanted.flip(0)) ** 2).mean().sqrt()) > 0.3
 
 
+@pytest.mark.parametrize("family", ["pixels-grey", "sd1"])
+@pytest.mark.parametrize("space", ["latent", "image"])
+def test_grey_images_on_the_pipelines_of_diffusers(pipeline_folder, family, space):
+    """A renderer of one channel serves a grey model and an RGB one; a grey image is an RGB one of equal channels."""
+    prior = load_prior(pipeline_folder(family))
+    grey, rgb = Pixels([0], size=(12, 12), channels=1), Pixels([0], size=(12, 12), channels=1)
+    rgb.forward = lambda: rgb.theta.sigmoid().expand(-1, 3, -1, -1)
+    prompt = "" if family == "pixels-grey" else "a red cube"
+    assert_close(prior.encode(torch.full((1, 1, 16, 16), 0.3)), prior.encode(torch.full((1, 3, 16, 16), 0.3)))
+    for images in (grey, rgb):
+        list(distill(images, prior, prompt, method="sds", steps=2, space=space, guidance=1.0, optimiser="sgd", lr=1e-3))
+    assert grey().shape == (1, 1, 12, 12)
+    if space == "latent":
+        assert_close(grey(), rgb.theta.sigmoid(), rtol=1e-4, atol=1e-5)
+    assert float((grey() - Pixels([0], size=(12, 12), channels=1)()).detach().abs().max()) > 1e-7
+
+
 def test_a_residual_in_image_space():
     prior = digits(codec=PixelRange(-0.42, 2.82), network=lambda x, sigma, label: gaussian(x, sigma, label))
     images = Pixels([0, 1], size=SIZE, channels=1)
@@ -139,7 +156,7 @@ def test_every_parametrisation_gives_one_denoiser(kind):
     assert_close(prior.denoiser(["1", "2"], guidance=1.0)(x, sigma), expected, rtol=1e-6, atol=1e-6)
 
 
-def test_a_scheduler_says_levels_and_prediction(pipeline_folder):
+def test_a_scheduler_states_levels_and_prediction(pipeline_folder):
     """The tiny class-conditional pixel model through the constructor is the one of `load_prior`."""
     loaded = load_prior(pipeline_folder("pixel-classes"))
     unet, scheduler = loaded.pipeline.unet, loaded.pipeline.scheduler
@@ -159,17 +176,17 @@ def test_unconditional_and_embedded_guidance():
     x = noise(2, 1, 4, 4)
     assert_close(plain.denoiser(["", ""])(x, torch.tensor(1.0)), 0.5 * x)
 
-    def told(x, sigma, label, guidance):
+    def guided_network(x, sigma, label, guidance):
         return x * guidance.reshape(-1, 1, 1, 1)
 
-    prior = digits(network=told, guidance_kind="embedded")
+    prior = digits(network=guided_network, guidance_kind="embedded")
     assert prior.distilled
     x = noise(2, 1, *SIZE)
     assert_close(prior.denoiser(["0", "1"], guidance=2.5)(x, torch.tensor(1.0)), 2.5 * x)
 
 
 def test_dtypes_and_copies():
-    """x keeps its dtype beside a network of another, and `dataclasses.replace` makes a variant."""
+    """x keeps its dtype with a network of another dtype, and `dataclasses.replace` makes a variant."""
     unet = tiny.pixel_unet(in_channels=1, out_channels=1).double()
     settings = {"event": (1, 16, 16), "levels": (0.01, 10.0), "prediction": "denoiser", "module": unet}
     prior = NetworkPrior(network=lambda x, sigma: unet(x, sigma).sample, **settings)

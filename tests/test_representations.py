@@ -1,4 +1,4 @@
-"""Representations: batches equal their objects apart, networks fit what they are asked to, and start as their papers say."""
+"""Representations: a batch equals its objects apart, networks fit smooth images and start with the statistics of their papers."""
 
 import math
 

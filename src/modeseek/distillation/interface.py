@@ -142,11 +142,12 @@ def optimise_recipe(
     size = RenderedSize()
 
     def encode(image: Tensor) -> Tensor:
-        size.last = (image.shape[-2], image.shape[-1])
+        size.last, size.grey = (image.shape[-2], image.shape[-1]), image.shape[1] == 1
         return consistent_encode(resized(image, prior.image_size), shared.encode, shared.decode, corrections=recipe.corrections)
 
     def decode(x: Tensor) -> Tensor:
-        return resized(shared.decode(x), size.last or prior.image_size)
+        image = resized(shared.decode(x), size.last or prior.image_size)
+        return image.mean(1, keepdim=True) if size.grey else image
 
     return optimise(
         representation,
@@ -166,9 +167,10 @@ def optimise_recipe(
 
 
 class RenderedSize:
-    """The size of the images that were encoded last, to which a target is resized back."""
+    """The size of the images that were encoded last, to which a target is resized back, and whether they have one channel."""
 
     last: tuple[int, int] | None = None
+    grey: bool = False
 
 
 def resized(image: Tensor, size: tuple[int, int]) -> Tensor:

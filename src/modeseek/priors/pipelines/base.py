@@ -198,7 +198,9 @@ class PipelinePrior:
         return pair(denoiser=conditional, pair=doubled, scale=scale, interval=interval)
 
     def encode(self, image: Tensor, *, rng: torch.Generator | None = None) -> Tensor:
-        """(batch, 3, height, width) in [0, 1] -> x, differentiable; the posterior's mean, or a draw of it where `rng` is given."""
+        """(batch, 3 or 1, height, width) in [0, 1] -> x, differentiable; the posterior's mean, or a draw of it where `rng` is given."""
+        if image.ndim == 4 and image.shape[1] == 1:  # a grey image is one of three equal channels
+            image = image.expand(-1, 3, -1, -1)
         if image.shape[1:] != (3, *self.image_size):
             height, width = self.image_size
             words = f"this prior encodes images (batch, 3, {height}, {width}), got {tuple(image.shape)}"

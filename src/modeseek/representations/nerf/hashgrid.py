@@ -1,6 +1,6 @@
 r"""Multiresolution hash grid (Mueller et al. 2022, "Instant neural graphics primitives"), in plain PyTorch.
 
-    level l: cells a side   N_l = round(base growth^l)
+    level l: cells per side N_l = round(base growth^l)
     vertex v of level l     entry v_x + (N_l + 1) v_y + (N_l + 1)^2 v_z         where (N_l + 1)^3 <= entries, no two share one
                             entry (v_x ^ 2654435761 v_y ^ 805459861 v_z) mod entries                          elsewhere
     features(p)             sum over the 8 corners of p's cell of weight_corner table[entry_corner], concatenated over levels
@@ -57,7 +57,7 @@ class HashGridSettings:
 
     @classmethod
     def cpu(cls) -> HashGridSettings:
-        """Eight levels of 2^14 entries, up to 213 cells a side: one level (128 kB) fits a processor's cache."""
+        """Eight levels of 2^14 entries, up to 213 cells per side; one level (128 kB) fits the cache of a processor."""
         return cls(levels=8, log2_entries=14)
 
     @property
