@@ -118,6 +118,22 @@ def test_archive_has_results_and_no_checkpoint(tmp_path):
         assert sorted(archive.namelist()) == ["run/frames/000000.png", "run/run.json"]
 
 
+def test_forms_are_options_of_the_command_line(tmp_path):
+    from modeseek.cli.app import tabs
+
+    image, *others = tabs(tmp_path)
+    assert image.methods[0] == others[0].methods[0] == "msd"
+    form = {"prompt": "a red cube", "method": "sds", "representation": "pixels", "seeds": 2, "prior": " ", "negative": "", "device": "cpu"}
+    empty = {"steps": "", "guidance": "", "lr": "", "seed": ""}
+    job = image.job(form | empty)
+    assert (job.title, job.total) == ("a red cube", 400)
+    assert image.job(form | empty).folder == job.folder  # the same settings resume
+    assert image.job(form | empty | {"steps": "7"}).total == 7
+    assert image.job(form | empty | {"steps": "7"}).folder != job.folder
+    with pytest.raises(InvalidInput, match="lr must be a number or empty, got 'fast'"):
+        image.job(form | empty | {"lr": "fast"})
+
+
 def test_port_in_use_is_a_users_error():
     with loopback_socket(0) as listener:
         assert listener.getsockname()[0] == "127.0.0.1"

@@ -65,6 +65,10 @@ def test_a_prompt_gives_an_image(address):
         assert image.std() > 5  # not blank
         assert "modeseek image" in inner.locator("#repeat pre").first.inner_text()
         assert "--steps 6" in inner.locator("#repeat pre").first.inner_text()
+        assert (
+            inner.locator("#settings tr", has=page.locator("td", has_text=re.compile("^guidance$"))).locator(".badge").inner_text()
+            == "prior"
+        )
         with page.expect_download() as waiting:
             page.get_by_role("button", name="Download").first.click()
         assert waiting.value.suggested_filename.endswith(".zip")
@@ -75,12 +79,13 @@ def test_errors_are_shown_as_on_the_command_line(address):
     with open_page() as tab:
         page = tab.page
         page.goto(address)
-        for prompt, prior, message in [
-            ("", "solids", "modeseek: .*prompt"),
-            ("a purple cat", "solids", "modeseek: .*'cat'"),
-            ("a red cube", "/nowhere/at/all", "modeseek: .*/nowhere/at/all"),
+        for prompt, prior, steps, message in [
+            ("", "solids", 4, "modeseek: .*prompt"),
+            ("a purple cat", "solids", 4, "modeseek: .*'cat'"),
+            ("a red cube", "/nowhere/at/all", 4, "modeseek: .*/nowhere/at/all"),
+            ("a red cube", "solids", "many", "modeseek: steps must be a whole number or empty, got 'many'"),
         ]:
-            fill(page, prompt, steps=4, prior=prior)
+            fill(page, prompt, steps=steps, prior=prior)
             run(page)
             alert = page.locator('[role="alert"]').filter(has_text=re.compile(message)).first
             alert.wait_for(timeout=WAIT)

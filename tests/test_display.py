@@ -51,3 +51,12 @@ def test_scatter_keeps_places_and_counts_what_is_lost():
     assert y1 == y0 > y2  # up is up
     assert abs((y0 - y2) - 2 * (x1 - x0)) < 0.2
     assert "1 of 4 points are not finite" in svg
+
+
+def test_plots_leave_the_backend_of_a_notebook_alone():
+    import subprocess
+    import sys
+
+    code = "import matplotlib; matplotlib.use('svg'); import modeseek.plots, modeseek.plots.images; print(matplotlib.get_backend())"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip().lower() == "svg"

@@ -69,11 +69,12 @@ def _tab(gradio: ModuleType, tab: Tab, root: Path, worker: Worker, blocks: Any) 
                 fields["seeds"] = gradio.Slider(1, 16, value=1, step=1, label="Seeds", info="one image each")
             fields["prior"] = gradio.Textbox(label="Prior", value="solids", info="solids, or a folder in diffusers' layout")
             with gradio.Accordion("More settings", open=False):
-                fields["steps"] = gradio.Number(label="Steps", value=None, precision=0, info="empty: the method's own")
-                fields["guidance"] = gradio.Number(label="Guidance scale", value=None, info="empty: what suits the prior")
-                fields["lr"] = gradio.Number(label="Learning rate", value=None, info="empty: the method's own")
+                # text, not numbers: an empty number field arrives as 0
+                fields["steps"] = gradio.Textbox(label="Steps", info="empty: the method's own")
+                fields["guidance"] = gradio.Textbox(label="Guidance scale", info="empty: what suits the prior")
+                fields["lr"] = gradio.Textbox(label="Learning rate", info="empty: the method's own")
                 fields["negative"] = gradio.Textbox(label="Negative prompt")
-                fields["seed"] = gradio.Number(label="Seed of the noise", value=0, precision=0)
+                fields["seed"] = gradio.Textbox(label="Seed of the noise", value="0")
                 fields["device"] = gradio.Textbox(label="Device", value="cpu", info="cpu, cuda, cuda:1, mps")
             with gradio.Row():
                 run = gradio.Button("Run", variant="primary", min_width=70)

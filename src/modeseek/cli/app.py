@@ -50,8 +50,28 @@ def _default_first(recipes: dict[str, Any]) -> tuple[str, ...]:
 def _shared(form: dict[str, Any]) -> dict[str, Any]:
     """The values that every form has; empty fields keep their defaults."""
     chosen = {"prompt": form["prompt"], "method": form["method"], "prior": form["prior"].strip() or "solids", "device": form["device"]}
-    chosen |= {"negative": form["negative"], "seed": int(form["seed"] or 0)}
-    return chosen | {name: form[name] for name in ("guidance", "lr", "steps") if form[name] is not None}
+    chosen["negative"] = form["negative"]
+    numbers = {"seed": int, "steps": int, "guidance": float, "lr": float}
+    return chosen | {name: number(name, form[name], kind) for name, kind in numbers.items() if form[name].strip()}
+
+
+def number(name: str, text: str, kind: type[int] | type[float]) -> int | float:
+    """The number in a field of a form.
+
+    Raises:
+        InvalidInput: the text is no such number.
+
+    Example:
+        >>> number("steps", " 40 ", int)
+        40
+    """
+    from modeseek.core.errors import InvalidInput
+
+    try:
+        return kind(text)
+    except ValueError:
+        words = "a whole number" if kind is int else "a number"
+        raise InvalidInput(f"{name} must be {words} or empty, got {text!r}") from None
 
 
 def _folder(root: Path, kind: str, command: Any) -> Path:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
 from matplotlib.axes import Axes
@@ -17,7 +16,6 @@ from torch import Tensor
 from modeseek.core.files import write_atomically
 from modeseek.densities import GaussianMixture
 
-matplotlib.use("agg")
 HALF_WIDTH = 1.5
 INK = "#20262e"
 POINT = "#d1495b"
