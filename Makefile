@@ -4,7 +4,7 @@ BIN := .venv/bin
 OUT ?= runs
 WORKERS ?= 2
 
-.PHONY: setup demo test check docs lint browser bench clean
+.PHONY: setup demo test check docs lint browser bench gpu clean
 
 setup: .venv/ready
 
@@ -46,6 +46,9 @@ docs: setup
 
 bench: setup
 	$(BIN)/python benchmarks/run.py
+
+gpu: setup
+	$(BIN)/python benchmarks/gpu.py
 
 clean:
 	rm -rf .venv build dist site

@@ -77,9 +77,9 @@ def safe_name(*words: str, limit: int = 80) -> str:
         >>> safe_name("a red cube", "msd"), safe_name("a red cube!", "msd")
         ('a-red-cube-msd', 'a-red-cube-msd-3fbe0e7e')
     """
-    slug = "-".join(filter(None, re.split(r"[^a-z0-9]+", "-".join(words).lower())))
-    if slug and slug == "-".join(words).replace(" ", "-") and len(slug) <= limit:
-        return slug
+    plain = "-".join(words).replace(" ", "-")
+    if re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", plain) and "-" not in "".join(words[:-1]) and len(plain) <= limit:
+        return plain
     digest = hashlib.sha256(json.dumps(words).encode()).hexdigest()[:8]
     *head, last = (re.sub(r"[^a-z0-9]+", "-", word.lower()).strip("-") for word in words)
     tail = f"{last[:24]}-{digest}".strip("-") if head else digest  # a method at the end is kept whole
@@ -163,7 +163,7 @@ def check_finite(tensors: Mapping[str, Tensor], source: Path | str, *, allow: Al
     for name, value in tensors.items():
         if value.is_floating_point() and value.numel() and value.element_size() > 1 and not value.is_meta:
             lowest, highest = map(float, torch.aminmax(value))  # NaN propagates; makes no copy of the tensor
-            if math.isnan(lowest) or (allow == "finite" and math.isinf(lowest - highest)):
+            if math.isnan(lowest) or (allow == "finite" and math.isinf(max(-lowest, highest))):
                 raise WeightsError(f"{source}: {name} holds NaN or infinite values; the file is damaged, or the training diverged")
 
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from modeseek.core.checks import check_choice, check_integer, check_number
 from modeseek.core.errors import InvalidInput
@@ -40,8 +40,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "method": ("sds", "sjc", "vsd", "sdi", "msd-split", "msd-proximal", "msd-persistent"),
     "optimiser": ("adam", "adamw", "sgd"),
     "schedule": ("constant", "cosine"),
-    "noise": ("fresh", "fixed"),
-    "space": ("latent", "image", "difference"),
+    "noise": get_args(NoisePolicy),
+    "space": get_args(Space),
     "scaling": ("text", "verbatim", "none"),
 }
 """Settings of a recipe that are one of a few names."""

@@ -33,6 +33,8 @@ def locate(
         InvalidInput: neither a folder nor a model id; a model that was taken off the hub; a family that is not supported.
         WeightsError: the model is not on disk and may not, or could not, be downloaded.
     """
+    if not str(path_or_id).strip():
+        raise InvalidInput("the name of the prior is empty: give solids, a folder in diffusers' layout, or a hub id")
     path = Path(path_or_id).expanduser()
     if subfolder is not None:
         if not path.is_dir():
@@ -123,11 +125,15 @@ def _download(name: str, supported: tuple[str, ...], variant: str | None, left_o
     """Fetch the index first, so that nothing large comes for a family that cannot be used; then safetensors and small files only."""
     from diffusers import DiffusionPipeline
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     try:
         read_index(Path(hf_hub_download(name, "model_index.json")).parent, supported)
         return Path(DiffusionPipeline.download(name, use_safetensors=True, variant=variant, **dict.fromkeys(left_out)))
+    except LocalEntryNotFoundError as error:  # an EntryNotFoundError as well: the hub did not answer
+        raise WeightsError(
+            f"{name} could not be downloaded: the hub cannot be reached; check the connection, or copy the model here"
+        ) from error
     except EntryNotFoundError as error:
         raise InvalidInput(f"{name} is no diffusers pipeline: it has no model_index.json on the hub") from error
     except InvalidInput:

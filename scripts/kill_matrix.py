@@ -1,0 +1,175 @@
+"""Kill commands at random moments and compare what they end with: `python scripts/kill_matrix.py --out DIR [--quick]`
+
+Every command runs once without interruption. It is then started again in another folder and killed: by SIGKILL at `--kills` random moments,
+by SIGTERM and by SIGINT at `--signals` moments. After each kill the same command resumes, until one attempt ends by itself. Then
+
+    its files equal those of the uninterrupted run byte for byte (times aside: "seconds", dates, the folder's own name);
+    no process of the command's group is left;
+    no temporary file, lease or lock is left.
+
+SIGTERM must end with status 143 and SIGINT with 130, or with 0 where the command had already finished.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+TIMES = re.compile(rb'"(seconds|started|finished_at|created|date|time|duration|written)": *("[^"]*"|[0-9.e+-]+)')
+SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT}
+STATUSES = {"SIGKILL": (-9,), "SIGTERM": (143, 0), "SIGINT": (130, 0)}
+
+
+def commands(prior: str, steps: int, prompts: Path) -> dict[str, list[str]]:
+    """Name -> arguments without --out."""
+    small = ["--prior", prior, "--steps", str(steps)]
+    return {
+        "image": ["image", "a red cube", *small, "--method", "msd", "--seeds", "2", "--sampler-steps", "3", "--refresh", "5"],
+        "3d": ["3d", "a red cube", *small, "--method", "sds", "--views", "1", "--size", "16"],
+        "sweep": ["sweep", str(prompts), *small, "--methods", "sds,msd", "--sampler-steps", "3", "--workers", "2", "--threads", "1"],
+        "run": ["run", "table1", "--quick", "--workers", "2"],
+        "train": ["train", "fractal-a-weak", "--iterations", str(30 * steps)],
+    }
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Files by name, without times and without the name of the folder."""
+    found = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        data = path.read_bytes()
+        if path.suffix == ".safetensors":  # whose metadata are written in any order
+            size = int.from_bytes(data[:8], "little")
+            data = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True).encode() + data[8 + size :]
+        if path.suffix in (".json", ".md", ".csv", ".html"):
+            data = TIMES.sub(b"", data.replace(str(folder).encode(), b"OUT").replace(folder.name.encode(), b"NAME"))
+        if path.name == "table.csv":
+            data = b"\n".join(line.rsplit(b",", 1)[0] for line in data.splitlines())
+        if path.suffix not in (".parquet", ".pdf"):
+            found[path.relative_to(folder).as_posix()] = data
+    return found
+
+
+def leftovers(folder: Path) -> list[str]:
+    """Temporary files, leases and locks."""
+    names = (path.name for path in folder.rglob("*"))
+    return sorted(name for name in names if name.endswith((".part", "lock")) or ".lease" in name)
+
+
+def group(number: int) -> list[int]:
+    """Living processes of a process group."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(fields[2]) == number and fields[0] != "Z":
+            found.append(int(path.parent.name))
+    return found
+
+
+def start(arguments: Sequence[str], out: Path, log: Path) -> subprocess.Popen[bytes]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with log.open("ab") as file:
+        command = [sys.executable, "-m", "modeseek", *arguments, "--out", str(out)]
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file, env=environment, start_new_session=True)
+
+
+def gone(number: int, limit: float = 20.0) -> bool:
+    """Whether all processes of a group end within a while."""
+    deadline = time.monotonic() + limit
+    while group(number) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return not group(number)
+
+
+def wait(process: subprocess.Popen[bytes], limit: float) -> int:
+    try:
+        return process.wait(limit)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return 9999
+
+
+def killed(name: str, arguments: list[str], kind: str, moments: list[float], out: Path, whole: dict[str, bytes], log: Path) -> list[str]:
+    """Kill the command once at each moment (seconds after its start) and let it end; what is wrong, in words."""
+    wrong = []
+    for moment in moments:
+        process = start(arguments, out, log)
+        time.sleep(moment)
+        if process.poll() is None:
+            process.send_signal(SIGNALS[kind])
+        status = wait(process, 120)
+        if status not in (*STATUSES[kind], 0):
+            wrong.append(f"{name}: status {status} after {kind} at {moment:.2f} s")
+        if not gone(process.pid):
+            wrong.append(f"{name}: processes {group(process.pid)} outlived {kind} at {moment:.2f} s")
+            os.killpg(process.pid, signal.SIGKILL)
+        if kind != "SIGKILL" and (left := [file for file in leftovers(out) if not file.endswith("lock")]):
+            wrong.append(f"{name}: {kind} at {moment:.2f} s left {left}")
+    process = start(arguments, out, log)
+    status = wait(process, 1800)
+    if status:
+        return [*wrong, f"{name}: status {status} of the attempt that was not killed, see {log}"]
+    if not gone(process.pid):
+        wrong.append(f"{name}: processes are left")
+    if left := leftovers(out):
+        wrong.append(f"{name}: {left} are left")
+    found = contents(out)
+    for file in sorted(found.keys() | whole.keys()):
+        if found.get(file) != whole.get(file):
+            wrong.append(f"{name} after {kind}: {file} differs")
+    return wrong
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder, emptied first")
+    parser.add_argument("--prior", default="solids", help="a small one makes it quick")
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--only", default="image,3d,sweep,run,train")
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--signals", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    shutil.rmtree(options.out, ignore_errors=True)
+    options.out.mkdir(parents=True)
+    prompts = options.out / "prompts.txt"
+    prompts.write_text("a red cube\na blue sphere\n")
+    chance = random.Random(options.seed)
+    report: dict[str, object] = {}
+    failures: list[str] = []
+    for name, arguments in commands(options.prior, options.steps, prompts).items():
+        if name not in options.only.split(","):
+            continue
+        whole, log = options.out / name / "whole", options.out / f"{name}.log"
+        begun = time.monotonic()
+        process = start(arguments, whole, log)
+        if wait(process, 3600):
+            print(f"{name}: fails without being killed, see {log}")
+            return 1
+        seconds = time.monotonic() - begun
+        for kind in SIGNALS:
+            count = options.kills if kind == "SIGKILL" else options.signals
+            moments = [chance.uniform(0.02, 1.05) * seconds for _ in range(count)]
+            found = killed(name, arguments, kind, moments, options.out / name / kind, contents(whole), log)
+            report[f"{name} {kind}"] = {"kills": count, "seconds of the whole": round(seconds, 1), "wrong": found}
+            failures += found
+            print(f"{name:6s} {kind}: {count} kills, {'; '.join(found) or 'equal, nothing left'}", flush=True)
+    (options.out / "report.json").write_text(json.dumps(report, indent=1))
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
