@@ -66,7 +66,7 @@ def occupancy(size: int, samples: int, repeats: int) -> dict[str, float]:
 
 
 def whole_steps() -> tuple[Callable[[], None], Callable[[], None], int]:
-    """As many steps as one draw serves, a call a step; the same number of bare UNet calls of as many views; and that number."""
+    """As many steps as one draw serves, a call per step; the same number of bare UNet calls of as many views; and that number."""
     run = ObjectRun(prompt="a red cube on a blue cylinder, grey background")
     prior = run.prior.open()
     nerf = volume_of(run, prior)

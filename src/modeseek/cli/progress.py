@@ -101,7 +101,7 @@ class JsonProgress:
 
 
 def report_files(paths: Sequence[Path], *, json_lines: bool = False) -> None:
-    """Print the files that a command has made, one a line, or as one JSON object `{"event": "done", "files": [...]}`."""
+    """Print the files that a command has made, one per line, or as one JSON object `{"event": "done", "files": [...]}`."""
     if json_lines:
         print(json.dumps({"event": "done", "files": [str(path) for path in paths]}), flush=True)
     else:

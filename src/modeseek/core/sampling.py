@@ -1,9 +1,9 @@
 r"""Samplers of any denoiser: integrators of dx/dsigma = (x - D(x; sigma)) / sigma and of the corresponding reverse SDE.
 
-    ddim        Euler in sigma (Song et al. 2021): x <- x + (sigma' - sigma) eps          order 1, one call a step
-    heun        trapezoidal in sigma (Karras et al. 2022, Alg. 1)                         order 2, two calls a step but the last
-    ancestral   x' ~ N(D + (sigma'/sigma)^2 (x - D), sigma'^2 (1 - sigma'^2/sigma^2) I)   (Ho et al. 2020), one call a step
-    invert      ddim upwards, from clean data to noise (DDIM inversion), one call a step
+    ddim        Euler in sigma (Song et al. 2021): x <- x + (sigma' - sigma) eps          order 1, one call per step
+    heun        trapezoidal in sigma (Karras et al. 2022, Alg. 1)                         order 2, two calls per step but the last
+    ancestral   x' ~ N(D + (sigma'/sigma)^2 (x - D), sigma'^2 (1 - sigma'^2/sigma^2) I)   (Ho et al. 2020), one call per step
+    invert      ddim upwards, from clean data to noise (DDIM inversion), one call per step
 
 `levels` (steps + 1,) or (steps + 1, batch) descend, and may end in 0, where the denoised state itself is the result; for `invert`
 they ascend and start above 0 (the clean x is taken for a state at the first level). These are not the paper's product samplers:

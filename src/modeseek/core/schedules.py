@@ -140,7 +140,7 @@ class AdaptiveBandwidth:
 
     Meant for draws taken whole (`optimiser="sgd", lr=1`): x <- y with one draw y ~ q(.|x) is a reversible Markov chain whose
     stationary distribution is p(x) p_l(x) up to a constant, close to p^2 for small l: sharper than p, and with all of its modes. Averaging
-    (many draws, a small rate, Adam) lowers that temperature further and costs coverage. One denoiser call a step unless reach = 0.
+    (many draws, a small rate, Adam) lowers that temperature further and costs coverage. One denoiser call per step unless reach = 0.
 
     Args:
         first: bandwidth of step 0, per coordinate; about twice the standard deviation of one coordinate of the data.

@@ -2,17 +2,16 @@ r"""Settings of each gradient on an image prior: as its authors published them, 
 
 A recipe states everything but the prior and the prompt: the gradient with its numbers, the space of the residual, how many steps
 one estimate serves, the optimiser. Noise levels are stated in Stable Diffusion's timesteps t of 1000 (sigma from 0.029 to 14.6), as in
-all published settings, whatever the prior. `modeseek.distillation.published` says
-for each number of a published recipe where it comes from.
+all published settings, whatever the prior. `modeseek.distillation.published` gives the source of each number of a published recipe.
 
-    name              what                                                                    denoiser calls a step
+    name              what                                                                    denoiser calls per step
     sds               DreamFusion as threestudio codes it: t ~ U[20, 980], w = 1 - alphabar    1
     sjc               score Jacobian chaining: t ~ U[10, 970], w = 1                           1
     vsd               ProlificDreamer: a LoRA of the prior, t <= 500 after a fifth of the run  2, and a training step of the LoRA
     sdi               inversion under the negative scale every 100 t, as coded, t 980 to 250   5 to 12
     msd-published     split step around the inverted centre, kernel in a limited interval      2 sampler_steps - 1
-    msd-persistent    one chain an object, advanced by one call a step                         1
-    msd               wide draws from fixed noise, each decoded once and kept                  sampler_steps / refresh
+    msd-persistent    one chain per object, advanced by one call per step                         1
+    msd               wide kernel, fixed noise, cached targets in image space                  sampler_steps / refresh
 
 Not part of a recipe: images are resized with antialiasing before the encoder, where threestudio's bilinear interpolation has none (the same
 when enlarging); latents are the posterior's mean, where all published codes draw from the posterior.
@@ -56,23 +55,24 @@ class Recipe:
     Args:
         method: the gradient, and for MSD its sampler.
         steps: optimiser steps.
-        optimiser, rate, schedule: of the representation.
-        guidance: scale s; None: the scale that suits the prior.
+        optimiser, lr, schedule: of the representation's parameters.
+        guidance: scale s; None: the prior's own.
         noise: "fresh" or "fixed" for each object.
-        space: where the residual is taken: "latent" goes through the encoder, "image" compares images with the decoded target, "difference"
+        space: of the residual: "latent" goes through the encoder, "image" compares images with the decoded target, "difference"
             moves the image by what the gradient changes in decoded images (`modeseek.gradients.cached`).
         corrections: fixed-point corrections of each encoding (`modeseek.priors.consistent`), without which local steps drift; each costs a
             decoder and an encoder pass per estimate and no denoiser call.
-        refresh: steps that one estimate serves.
-        samples: Monte-Carlo samples an estimate.
+        refresh: number of steps that use one estimate.
+        samples: Monte-Carlo samples per estimate.
         timesteps: highest and lowest t: of the distribution of SDS, SJC and VSD, of SDI's schedule, of the levels of MSD's samplers.
         sampler_steps: sampler steps of a draw; inversion steps of SDI.
         bandwidth: first and last bandwidth of MSD's exponential schedule, a standard deviation per coordinate in units of the data's
             (`ImagePrior.data_std`); "msd-split": in timesteps.
-        first: bandwidth of MSD's very first draw, where it differs.
+        first: bandwidth of MSD's first draw, if it differs.
         interval: t between which guidance and kernel of "msd-split" act; (999, 0): everywhere.
-        scaling: of the noise of the centre of "msd-split", by inversion: "text": to the level of the state that it pulls, as section 4.3
-            has it in words; "verbatim": one level above, as Algorithm 2 prints it; "none".
+        scaling: of the noise of the centre of "msd-split", by inversion: "text": to the level of the current state, as section 4.3 of
+        the paper
+            says; "verbatim": one level above, as Algorithm 2 prints it; "none".
         inversion: SDI inverts at this multiple of the guidance scale (a network with its guidance distilled into it: at the same scale).
         eta: noise of SDI's inversion.
         as_published: SDI as its public code has it (`modeseek.gradients.sdi`); False: the state at the level at which the network is
@@ -125,7 +125,7 @@ class Recipe:
 
     @property
     def calls(self) -> float:
-        """Denoiser calls an object over a whole run."""
+        """Denoiser calls per object over a whole run."""
         if self.method == "sdi":
             high, low = self.timesteps
             shares = (index / max(self.steps - 1, 1) for index in range(0, self.steps, self.refresh))
@@ -183,12 +183,12 @@ def scale_of(recipe: Recipe, prior: ImagePrior, guidance: float | None = None) -
 def build_gradient(
     recipe: Recipe, prior: ImagePrior, prompts: Sequence[str], *, guidance: float | None = None, negative: str = "", seed: int = 0
 ) -> Gradient:
-    """The recipe's gradient on `prior`, for one prompt an object.
+    """The recipe's gradient on `prior`, for one prompt per object.
 
     Args:
         recipe: what to build.
         prior: the model.
-        prompts: one an object.
+        prompts: one per object.
         guidance: scale s where the recipe states none; None: the prior's own.
         negative: prompt to guide away from.
         seed: of fixed noise and of VSD's LoRA.

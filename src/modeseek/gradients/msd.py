@@ -38,7 +38,7 @@ class MSD:
         denoiser: D of the (guided) prior.
         bandwidth: schedule l(progress, x, denoiser) -> (batch,).
         sampler: sampler of the product density.
-        samples: N, draws an estimate.
+        samples: N, draws per estimate.
         noise: "fresh" or "fixed".
         seed: of the fixed noise.
 

@@ -1,4 +1,4 @@
-r"""Mean-shift distillation with a persistent chain: one denoiser call an estimate, the price of SDS.
+r"""Mean-shift distillation with a persistent chain: one denoiser call per estimate, the price of SDS.
 
     g = x - D_q(z; sigma_i),   then   z <- z + (sigma_{i+1} - sigma_i) (z - D_q)/sigma_i,   i <- i + 1
 
@@ -10,7 +10,7 @@ sigma_max the first time, later from min(spread l, sigma_max). The idea is that 
 2008); here it is ours. While x and l stand still the chain makes the very draw of `ProximalSampler`.
 
 Estimating never moves the chain: a call proposes, `adapt` commits, and the loop calls it after each estimate. At equal calls it ends where
-full draws held for as many steps do or higher, and far above a full draw a step; following the chain beats waiting for its draws (docs:
+full draws held for as many steps do or higher, and far above a full draw per step; following the chain beats waiting for its draws (docs:
 "A chain instead of draws").
 """
 

@@ -52,7 +52,7 @@ class ImagePrior(Protocol):
         negative: Any = None,
         interval: tuple[float, float] = (0.0, math.inf),
     ) -> Denoiser:
-        """D for one prompt an item: x may hold len(prompts) items, or any multiple of it, copies of the whole batch one after another.
+        """D for one prompt per item: x may hold len(prompts) items, or any multiple of it, copies of the whole batch one after another.
 
         Guidance is D_u + guidance (D_c - D_u) inside the interval of noise levels, evaluated as one batch; guidance None:
         `default_guidance`. D_u is at the negative prompt: one for all items, one per item, or None for the model's own.

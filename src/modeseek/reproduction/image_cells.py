@@ -202,7 +202,7 @@ def described(recipe: Recipe) -> str:
     if recipe.method.startswith("msd"):
         first = f"{recipe.first:g}, then " if recipe.first else ""
         words += [
-            f"{recipe.method[4:]}, {recipe.sampler_steps} steps a draw",
+            f"{recipe.method[4:]}, {recipe.sampler_steps} steps per draw",
             f"l {first}{recipe.bandwidth[0]:g} to {recipe.bandwidth[1]:g}",
         ]
     else:

@@ -15,7 +15,7 @@ MOST_SEEDS = 100_000
 
 
 def read_prompts(path: Path) -> tuple[str, ...]:
-    """One prompt a line; empty lines and lines that start with # are skipped.
+    """One prompt per line; empty lines and lines that start with # are skipped.
 
     Raises:
         InvalidInput: the file is missing, no text, or without prompts.
@@ -23,12 +23,13 @@ def read_prompts(path: Path) -> tuple[str, ...]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise InvalidInput(f"cannot read prompts from {path}: {error.strerror or error}; give a text file with one prompt a line") from None
+        reason = error.strerror or error
+        raise InvalidInput(f"cannot read prompts from {path}: {reason}; give a text file with one prompt per line") from None
     except UnicodeDecodeError as error:
-        raise InvalidInput(f"{path} is no UTF-8 text ({error.reason}); give a text file with one prompt a line") from None
+        raise InvalidInput(f"{path} is no UTF-8 text ({error.reason}); give a text file with one prompt per line") from None
     found = tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
     if not found:
-        raise InvalidInput(f"{path} holds no prompt: write one a line")
+        raise InvalidInput(f"{path} holds no prompt: write one per line")
     if any("\0" in prompt for prompt in found):
         raise InvalidInput(f"{path} is no text: it holds zero bytes")
     return found

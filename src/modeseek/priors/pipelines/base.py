@@ -162,7 +162,7 @@ class PipelinePrior:
         interval: tuple[float, float] = EVERYWHERE,
         **settings: Any,
     ) -> Denoiser:
-        """D for one prompt an item; one network call, on the doubled batch where it is guided.
+        """D for one prompt per item; one network call, on the doubled batch where it is guided.
 
         Args:
             prompts: one an item of the batch, or their `PromptEmbeds`; x may hold any multiple of them, copies of the whole batch one
@@ -278,5 +278,5 @@ def checked_count(prompts: Prompts) -> int:
         InvalidInput: a bare string, or none.
     """
     if isinstance(prompts, str) or prompts is None or not len(prompts):
-        raise InvalidInput(f"prompts must be a list with one prompt an item, got {prompts!r}")
+        raise InvalidInput(f"prompts must be a list with one prompt per item, got {prompts!r}")
     return len(prompts)

@@ -2,7 +2,7 @@
 
 A prompt is a class, by number or by name where the model's folder names its classes (`id2label` in model_index.json). DiT has a class of
 its own for "no class"; a pixel UNet has none that it could be known by, so guiding it takes `negative` = the class to push away from.
-An unconditional model takes empty prompts, one an item, and guidance changes nothing.
+An unconditional model takes empty prompts, one per item, and guidance changes nothing.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ def tiled(conditions: Conditions, count: int) -> Conditions:
     """
     prompts = len(next(iter(conditions.values()))) if conditions else 1
     if count % prompts:
-        raise InvalidInput(f"x holds {count} items for {prompts} prompts: give one prompt an item, or x as copies of the whole batch")
+        raise InvalidInput(f"x holds {count} items for {prompts} prompts: give one prompt per item, or x as copies of the whole batch")
     if count == prompts:
         return conditions
     return {name: value.repeat(count // prompts, *[1] * (value.ndim - 1)) for name, value in conditions.items()}

@@ -15,7 +15,7 @@ from modeseek.sweeps.cells import Cell, Result
 NOTES = (
     "Natural logarithms of efficiency, in brackets the paper's. `log_efficiency` measures against the estimator's own mean, so only "
     "variance counts: a deterministic estimator has `inf`, however wrong it is. `log_efficiency_oracle` measures against the true mean "
-    "shift after the best common scaling, so bias counts. Taken at the middle of the schedules, one Monte-Carlo draw an estimate."
+    "shift after the best common scaling, so bias counts. Taken at the middle of the schedules, one Monte-Carlo draw per estimate."
 )
 
 

@@ -1,4 +1,4 @@
-"""The precision-coverage frontier of bandwidth schedules: MSD with exact draws and the learned denoiser, one draw of 32 calls a step.
+"""The precision-coverage frontier of bandwidth schedules: MSD with exact draws and the learned denoiser, one draw of 32 calls per step.
 
 Three families: Adam at 0.08 with the paper's linear and an exponential schedule; the whole-step rule x <- y with the adaptive
 bandwidth, with and without `reach`; the same rule averaged by a smaller rate. Each family is swept over its start
