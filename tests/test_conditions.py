@@ -17,6 +17,7 @@ from modeseek.priors import PromptEmbeds, load_prior
 from modeseek.priors.pipelines.levels import read_scheduler
 
 PROMPTS = ["a red cube", "photo of a blue sphere"]
+slow = pytest.mark.slow
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 SIGMA = torch.tensor([0.5, 2.0])
 
@@ -34,7 +35,7 @@ def sd1():
 # ---------------------------------------------------------------- prompts
 def embeds_of(pipe, family, prompts):
     """What the pipeline's own encode_prompt returns."""
-    if family in ("sd1", "lcm"):
+    if family in ("sd1", "lcm", "edm"):
         return PromptEmbeds(tokens=pipe.encode_prompt(prompts, "cpu", 1, False)[0])
     if family == "sdxl":
         tokens, _, pooled, _ = pipe.encode_prompt(prompts, device="cpu", do_classifier_free_guidance=False)
@@ -46,11 +47,13 @@ def embeds_of(pipe, family, prompts):
     return PromptEmbeds(tokens=tokens.detach(), pooled=pooled.detach())
 
 
-@pytest.mark.parametrize("family", ["sd1", "sdxl", "sd3", "flux", "flux-schnell"])
+@pytest.mark.parametrize(
+    "family", ["sd1", *(pytest.param(name, marks=slow) for name in ("lcm", "edm", "sdxl", "sd3", "flux", "flux-schnell"))]
+)
 def test_embeddings_are_their_prompts(family, record_property):
     pipe = tiny.build(family)
     prior = load_prior(pipe, **({"image_size": (16, 16)} if "flux" in family else {}))
-    x, negative = noise(prior), None if family == "flux" else "blue"
+    x, negative = noise(prior), None if family in ("flux", "lcm") else "blue"
     expected = prior.denoiser(PROMPTS, guidance=3.0, negative=negative)(x, SIGMA)
     opposite = None if negative is None else embeds_of(pipe, family, [negative])
     embeds = embeds_of(pipe, family, PROMPTS)
@@ -74,7 +77,7 @@ def test_embeddings_are_checked():
             PromptEmbeds(**wrong)
 
 
-@pytest.mark.parametrize("family", ["sd1", "sdxl", "sd3"])
+@pytest.mark.parametrize("family", ["sdxl", *(pytest.param(name, marks=slow) for name in ("sd1", "sd3"))])
 def test_a_negative_prompt_for_each_item(family):
     """Each item has its own, None is the pipeline's own choice, and one text serves all."""
     prior = load_prior(tiny.build(family))
@@ -171,7 +174,7 @@ def images(count=1):
     return torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(4))
 
 
-@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+@pytest.mark.parametrize("family", ["sd1", pytest.param("sdxl", marks=slow)])
 def test_ip_adapter_is_the_pipelines_own(family):
     pipe = add_ip_adapter(tiny.build(family))
     prior = load_prior(pipe, check=False)
@@ -212,7 +215,7 @@ def test_ip_adapters_that_come_and_go(sd1):
 
 
 # ---------------------------------------------------------------- guidance as a model was made for
-def test_guidance_embedded_in_a_unet(record_property):
+def test_guidance_embedded_in_a_unet():
     """A UNet with `time_cond_proj_dim` gets the scale less one as an embedding, at every call."""
     pipe = tiny.build("lcm")
     prior = load_prior(pipe)
@@ -229,12 +232,18 @@ def test_guidance_embedded_in_a_unet(record_property):
     assert float((bare - output).abs().max()) > 1e-3
     with pytest.raises(InvalidInput, match="distilled"):
         prior.denoiser(PROMPTS, negative="blue")
-    record_property("supports", "lcm: object")
 
 
 @pytest.mark.parametrize(
     ("family", "scale"),
-    [("sd1", 7.5), ("sdxl", 5.0), ("sd3", 7.0), ("flux", 3.5), ("flux-schnell", 1.0), ("lcm", 8.5), ("dit", 4.0), ("pixels", 1.0)],
+    [
+        ("sd1", 7.5),
+        ("flux-schnell", 1.0),
+        *(
+            pytest.param(*pair, marks=slow)
+            for pair in [("sdxl", 5.0), ("sd3", 7.0), ("flux", 3.5), ("lcm", 8.5), ("dit", 4.0), ("pixels", 1.0)]
+        ),
+    ],
 )
 @pytest.mark.filterwarnings("ignore:.*distilled")
 def test_default_guidance(family, scale):

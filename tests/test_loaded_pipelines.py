@@ -31,6 +31,7 @@ class Case:
         scheduler: replaces the pipeline's.
         unpack: (pipeline, latents) -> (batch, channels, height, width).
         pipeline_class: another class around the same parts, whose sampler takes that scheduler.
+        call: of the pipeline with the prompts.
     """
 
     prompts: list = dataclasses.field(default_factory=lambda: PROMPTS)
@@ -42,6 +43,7 @@ class Case:
     scheduler: object = lambda old: diffusers.EulerDiscreteScheduler.from_config(old.config, timestep_spacing="trailing")
     unpack: object = lambda pipe, latents: latents
     pipeline_class: type | None = None
+    call: object = lambda pipe, prompts, **settings: pipe(prompts, **settings)
 
 
 def flow(**settings):
@@ -86,11 +88,19 @@ CASES = {
         scheduler=lambda old: diffusers.DDIMScheduler.from_config(old.config, timestep_spacing="trailing"),
     ),
 }
-try:
-    from family_cases import CASES as MORE_CASES  # families in files of their own
-except ImportError:
-    MORE_CASES = {}
-CASES |= MORE_CASES
+CASES["pixels"] = Case(
+    prompts=["", ""],
+    negative=None,
+    guided=None,
+    inversion=False,
+    scheduler=lambda old: diffusers.DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False, prediction_type="v_prediction"),
+    call=lambda pipe, prompts, **settings: pipe(batch_size=len(prompts), **settings),
+)
+QUICK = ("sd1", "lcm", "flux")  # in `make test`; all of them in `make check`
+
+
+def marked(names, quick):
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def add_lora(network, seed=0, scale=1.0, name="style"):
@@ -133,7 +143,7 @@ def recorded(pipe, case, scale, steps=4):
         settings[case.guided] = scale
     if case.negative is not None:
         settings["negative_prompt"] = case.negative
-    pipe(case.prompts, **settings)
+    case.call(pipe, case.prompts, **settings)
     del pipe.scheduler.step
     return states
 
@@ -150,7 +160,7 @@ def levels_and_scales(scheduler):
     return ((1 - a) / a).sqrt(), a.sqrt()
 
 
-@pytest.mark.parametrize("family", list(CASES))
+@pytest.mark.parametrize("family", marked(CASES, QUICK))
 def test_every_step_is_the_samplers_own(family, record_property):
     """LoRA, textual inversion and another scheduler are put on the pipeline; each of the sampler's steps follows from D to 1e-4."""
     case, pipe = CASES[family], tiny.build(family)
@@ -159,7 +169,7 @@ def test_every_step_is_the_samplers_own(family, record_property):
         pipe.set_progress_bar_config(disable=True)
     size = {"image_size": (16, 16)} if case.settings.get("height") else {}
     found = load_prior(pipe, **size)
-    bare = found.denoiser(["1", "4"] if family == "dit" else PROMPTS, guidance=3.5)  # made before the changes, used after them
+    bare = found.denoiser([str(prompt) for prompt in case.prompts], guidance=3.5)  # made before the changes, used after them
     x = torch.randn(2, *found.event, generator=torch.Generator().manual_seed(1))
     before = bare(x, torch.tensor(1.0))
     add_lora(getattr(pipe, case.part))
@@ -202,7 +212,7 @@ def facts(pipe):
     return found
 
 
-@pytest.mark.parametrize("family", ["sd1", "sdxl", "flux", "dit"])
+@pytest.mark.parametrize("family", marked(["sd1", "sdxl", "flux", "dit"], ["sd1"]))
 def test_nothing_of_a_pipeline_changes(family):
     """Weights that learn go on learning, none gets a gradient, and random numbers are the caller's."""
     pipe = tiny.build(family)
@@ -300,7 +310,7 @@ def peft_state(network):
     return get_peft_model_state_dict(network, adapter_name="style")
 
 
-@pytest.mark.parametrize("change", ["replaced", "reconfigured", "table"])
+@pytest.mark.parametrize("change", marked(["replaced", "reconfigured", "table"], ["replaced"]))
 def test_a_scheduler_acts_at_the_next_call(loaded, change):
     pipe, found, denoiser, x, sigma = loaded
     bare, low = denoiser(x, sigma), found.sigmas
@@ -323,7 +333,7 @@ def test_a_scheduler_that_is_not_understood_is_refused_at_the_next_call(loaded):
         denoiser(x, sigma)
 
 
-@pytest.mark.parametrize("change", ["inversion", "trained", "lora", "lora off", "replaced"])
+@pytest.mark.parametrize("change", marked(["inversion", "trained", "lora", "lora off", "replaced"], ["inversion", "lora off"]))
 def test_text_encoders_act_at_the_next_call(loaded, change):
     """Prompts of a denoiser that exists are encoded again where what encodes them has changed, and only then."""
     pipe, _, denoiser, x, sigma = loaded
@@ -439,7 +449,7 @@ def trained(found, steps=2):
     return losses, vsd.auxiliary.state_dict()
 
 
-@pytest.mark.parametrize("family", ["sd1", "sdxl", "sd3", "flux"])
+@pytest.mark.parametrize("family", marked(["sd1", "sdxl", "sd3", "flux"], ["sd1"]))
 def test_vsd_with_gradient_checkpointing(family):
     """The recomputed blocks have the adapter again: training is the same, step by step."""
     size = {"image_size": (16, 16)} if family == "flux" else {}
@@ -487,7 +497,7 @@ def quantise(network):
 EVERY = [*tiny.FAMILIES, *tiny_families.FAMILIES]
 
 
-@pytest.mark.parametrize("family", [name if name == "sd1" else pytest.param(name, marks=pytest.mark.slow) for name in EVERY])
+@pytest.mark.parametrize("family", marked(EVERY, ["sd1"]))
 def test_quantised_networks(family, record_property):
     """D is the original's to the digits of int8, and VSD's LoRA learns on the layers."""
     size = {} if family in ("dit", "sd1", "lcm", "sd3") else {"image_size": (16, 16)}

@@ -19,7 +19,16 @@ from modeseek.priors.pipelines.loading import has_bfloat16
 
 PROMPTS = ["a red cube", "photo of a blue sphere"]
 TEXT = ["sd1", "sd2-v", "sdxl", "sd3", "sd3-t5", "flux", "flux-schnell"]
-EVERY = [*TEXT, "sd2-zero-snr", "pixels", "pixels-grey", "pixel-classes", "dit"]
+MORE = ["lcm", "edm", "edm-v"]
+EVERY = [
+    *TEXT,
+    "sd2-zero-snr",
+    "pixels",
+    "pixels-grey",
+    "pixel-classes",
+    "dit",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in MORE),
+]
 
 
 @pytest.fixture(scope="module")
