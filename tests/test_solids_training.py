@@ -108,9 +108,9 @@ def clock_of(monkeypatch, seconds):
 
 def test_progress_follows_the_clock_where_it_is_ahead(monkeypatch):
     clock_of(monkeypatch, 15.0)
-    progress = Progress(0.2, 100, 1000, 1.0)  # a quarter of what was left per look
+    progress = Progress(0.2, 1000, 1.0, -15.0)  # a quarter of what was left per look
     assert [round(progress.share(100), 3) for _ in range(5)] == [0.4, 0.6, 0.8, 1.0, 1.0]
-    assert Progress(0.0, 0, 10, None).share(7) == 0.7
+    assert Progress(0.0, 10, None, 0.0).share(7) == 0.7
 
 
 def test_a_stage_ends_with_its_minutes_and_a_finished_schedule(monkeypatch, tmp_path):
@@ -283,3 +283,22 @@ def test_a_gpu_gets_the_large_settings():
 def test_minutes_must_be_positive(tmp_path):
     with pytest.raises(InvalidInput, match="minutes"):
         next(train_solids(tmp_path, TINY, minutes=0.0))
+
+
+def test_compilation_counts_as_time_of_the_stage(monkeypatch, tmp_path):
+    """A compilation that takes half of the minutes leaves half of the schedule's time for steps."""
+    now = [0.0]
+    monkeypatch.setattr(stage, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def compiling(network, example):
+        now[0] += 30.0
+        return network, "compiled"
+
+    def loss(network, rng, seed):
+        now[0] += 1.0
+        return network(torch.randn(4, 3, generator=rng)).square().mean()
+
+    monkeypatch.setattr(stage, "compiled_if_right", compiling)
+    made = Stage(name="line", network=nn.Linear(3, 1), loss=loss, steps=1000, lr=0.1, minutes=1.0, example=(torch.zeros(1, 3),))
+    *_, last = made.run(tmp_path, "settings")
+    assert last.done == 30

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
 from modeseek.core.schedules import ExponentialBandwidth
-from modeseek.gradients import HDODE, MSD, SDI, SDS, MeanShift, NoiseLevels
+from modeseek.gradients import MSD, SDI, SDS, MeanShift, NoiseLevels
 from modeseek.metrics import against_oracle
 from modeseek.plots import Curve, save_curves
 from modeseek.priors.solids_ideal import IdealSolidsPrior, render_density
@@ -44,6 +44,7 @@ BANDWIDTHS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 RENDERS = 512
 OTHER_CAMERAS = 1  # seed of the cameras behind the points x; the density has 0
 TOP = 80.0
+SHOWN = 3.0  # largest relative error in the figure
 COLUMNS = ["bandwidth", "renders", "slope", "cosine", "relative_error", "spread"]
 
 
@@ -90,7 +91,6 @@ ESTIMATORS = (
     ),
     Estimator(method="MSD", sampler="euler", gradient=partial(MSD, sampler=EulerSampler(sigma_min=0.02, sigma_max=TOP))),
     Estimator(method="MSD", sampler="reverse process, 16 steps", gradient=partial(MSD, sampler=ReverseSampler(sigma_min=0.02))),
-    Estimator(method="HD-ODE", sampler="one step of 24", gradient=partial(HDODE, steps=24)),
     Estimator(method="SDS", sampler="at level l", gradient=partial(SDS), level="noise"),
     Estimator(method="SJC", sampler="at level l, not variance-reduced", gradient=partial(SDS, variance_reduced=False), level="noise"),
     Estimator(method="SDI", sampler="at level l", gradient=partial(SDI), level="inverted"),
@@ -172,10 +172,12 @@ def finish(folder: Path, settings: Settings, cells: Sequence[Cell], results: Seq
     panels = []
     for metric, label in (("cosine", "cosine with the exact mean shift"), ("relative_error", "relative error of the mean estimate")):
         curves = []
-        for estimator in ESTIMATORS:
+        for estimator in ESTIMATORS[1:]:  # the one-call mean shift is the truth itself
             name = f"{estimator.method}, {estimator.sampler}"
             found = [r for r in rows if (r["method"], r["sampler"], r["row"]) == (estimator.method, estimator.sampler, captions[0])]
-            found = [r for r in found if r["metrics"] and isinstance(r["metrics"][metric], float)]
+            found = [
+                r for r in found if r["metrics"] and float(r["metrics"][metric]) < SHOWN
+            ]  # an estimator that diverged is in the table alone
             curves.append(Curve(name, [r["bandwidth"] for r in found], [r["metrics"][metric] for r in found]))
         panels.append((captions[0], "bandwidth l", label, curves))
     save_curves(folder / "lab.png", panels, log_x=True)

@@ -96,6 +96,7 @@ class Stage:
         if finished.exists():
             yield TrainingStep(self.name, self.steps, self.steps)
             return
+        started = time.monotonic()
         average = copy.deepcopy(self.network).eval()
         optimisers = OPTIMISERS[self.optimiser](self.network, self.lr)
         done, progress = self._resume(checkpoint, f"{self.name} {identity}", average, optimisers)
@@ -105,7 +106,7 @@ class Stage:
             with autocast(place(self.network)):
                 forward, note = compiled_if_right(self.network, self.example)
             yield TrainingStep(self.name, done, self.steps, note=note)
-        clock = Progress(progress, done, self.steps, self.minutes)
+        clock = Progress(progress, self.steps, self.minutes, started)
         smooth = math.nan
         while clock.share(done) < 1:
             share = clock.share(done)
@@ -162,23 +163,20 @@ class Progress:
 
     Args:
         before: share done when this process began.
-        done: steps done then.
         steps: of the whole schedule.
-        minutes: for what was left of it; None: steps alone count.
+        minutes: for what was left of it, compilation included; None: steps alone count.
+        started: `time.monotonic()` when they began.
     """
 
     before: float
-    done: int
     steps: int
     minutes: float | None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "started", time.monotonic())
+    started: float
 
     def share(self, done: int) -> float:
         """From 0 to 1, after `done` steps."""
         by_steps = done / self.steps
         if self.minutes is None:
             return by_steps
-        passed = (time.monotonic() - self.started) / (60 * max(self.minutes, 1e-6))  # type: ignore[attr-defined]
+        passed = (time.monotonic() - self.started) / (60 * max(self.minutes, 1e-6))
         return min(1.0, max(by_steps, self.before + (1 - self.before) * passed))
