@@ -38,6 +38,7 @@ def test_no_bar_where_stderr_is_no_terminal(capsys):
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_image_as_json(pipeline_folder, tmp_path, capsys):
     words = [
         "image",

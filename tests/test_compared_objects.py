@@ -33,6 +33,7 @@ def test_nothing_of_the_scoring_lists_is_used_for_tuning():
     assert len(cells) == 2 * 4 * (3 * 2 + 8 * 4)
 
 
+@pytest.mark.slow
 def test_exact_draws_of_views_have_qs_probabilities():
     prior, caption, level = IdealSolidsPrior(count=8), "a red house, grey background, front view", 9.0
     u = 2 * true_renders(*parse(caption), 8).flatten(1).double() - 1

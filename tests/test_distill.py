@@ -352,7 +352,7 @@ def test_bad_input_is_named(gaussian, tmp_path):
         next(iter(distill(Points(start()), sdi, steps=3, accumulate=0)))
     with pytest.raises(InvalidInput, match="'linear' is unknown: choose constant or cosine"):
         next(iter(distill(Points(start()), sdi, steps=3, schedule="linear")))
-    with pytest.raises(InvalidInput, match="'pixel' is unknown: choose latent or image"):
+    with pytest.raises(InvalidInput, match="'pixel' is unknown: choose latent, image or difference"):
         next(iter(distill(Points(start()), sdi, steps=3, space="pixel")))
     with pytest.raises(InvalidInput, match="give decode"):
         next(iter(distill(Points(start()), sdi, steps=3, space="image")))

@@ -24,6 +24,7 @@ def untimed(path):
     return results
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_killed_run_resumes_to_the_same_results(tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -57,6 +58,7 @@ def test_killed_run_resumes_to_the_same_results(tmp_path):
     assert {path.name for path in (broken / "demo-quick").glob("*.png")} == {"fractal.png", "pinwheel.png", "landscapes.png"}
 
 
+@pytest.mark.slow
 def test_workers_die_with_a_killed_run(tmp_path):
     """Only the parent is killed; its workers notice and end, so that nothing goes on writing into the folder."""
     command = [sys.executable, "-m", "modeseek", "run", "table3", "--workers", "2", "--out", str(tmp_path)]

@@ -88,6 +88,7 @@ def test_precision_recall_against_brute_force(rng):
     assert precision_recall(generated, true, k=k) == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_coverage_of_a_perfect_sampler(mixture, rng):
     """1 - 2^-k in the limit of equal counts (Naeem et al. 2020)."""
     found = precision_recall(mixture.sample(4000, rng=rng), mixture.sample(4000, rng=rng), k=3)

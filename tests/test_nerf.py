@@ -533,6 +533,7 @@ def test_the_background_is_learned_alone_at_first():
     assert early.field.density_head[0].weight.grad.abs().max() > 0
 
 
+@pytest.mark.slow
 def test_a_nerf_fits_images_of_a_solid():
     scene = Scene(shape="cube", colour="red", background="white")
     settings = NeRFSettings.cpu()

@@ -276,7 +276,8 @@ def test_experiments_run_on_any_prior(pipeline_folder, tmp_path, capsys):
     capsys.readouterr()
     rows = json.loads((tmp_path / "table3d-sd1-quick" / "results.json").read_text())["rows"]
     assert [row["method"] for row in rows] == ["SDS", "VSD", "SDI", "MSD", "MSD"]
-    assert all(row["calls"] <= 30 and row["guidance"] == "CFG 7.5" for row in rows)
+    assert all(row["calls"] <= 30 for row in rows)
+    assert [row["guidance"] for row in rows] == ["CFG 101", *["CFG 7.5"] * 4]  # SDS at its published scale
     assert (tmp_path / "fig6-sd1-quick" / "fig6.png").stat().st_size > 1000
     choice = PriorChoice(name=str(pipeline_folder("sd1")))
     assert len(EXPERIMENTS["table3d"].cells(Settings(quick=True, prior=choice))) == len(rows)

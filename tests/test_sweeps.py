@@ -250,6 +250,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_sigterm_saves_and_leaves_and_the_same_command_goes_on(tmp_path, workers):
     (tmp_path / "driver.py").write_text(DRIVER)

@@ -25,6 +25,7 @@ def tiny_run(folder, **changes):
     return ObjectRun(prompt="a red cat", prior=PriorChoice(name=str(folder)), recipe=recipe, views=2)
 
 
+@pytest.mark.slow
 def test_run_leaves_an_object_and_resumes_to_the_same(pipeline_folder, tmp_path):
     run = tiny_run(pipeline_folder("sd1"))
     whole, broken = tmp_path / "whole", tmp_path / "broken"

