@@ -31,7 +31,7 @@ def number(tab, name, panel=0):
 
 
 def finished(tab, total):
-    tab.page.wait_for_function(f"shown === {total} && !playing", timeout=60_000)
+    tab.page.wait_for_function(f"shown === {total} && !playing", timeout=120_000)
 
 
 # ---------------------------------------------------------------- files and server

@@ -50,10 +50,11 @@ function lossPicture({ potential, n }) {
   return painted(n, RAMPS[theme()].loss, (row, column) => Math.sqrt(Math.max(0, (smooth(row, column) - low) / (high - low || 1))));
 }
 
-/** Where the implied loss is lowest, in the plane. */
+/** Where the implied loss is lowest, in the plane; null where it falls towards the edge. */
 function lowestPoint({ potential, n }) {
   let best = 0;
   for (let i = 1; i < potential.length; i++) if (potential[i] < potential[best]) best = i;
+  if ([Math.floor(best / n), best % n].some((i) => i < 2 || i > n - 3)) return null;
   const at = (i) => -ms.HALF_WIDTH + (2 * ms.HALF_WIDTH * i) / (n - 1);
   return [at(Math.floor(best / n)), at(best % n)];
 }
@@ -91,7 +92,7 @@ function fitted(canvas) {
 const toScreen = (width) => [(x) => (width * (x / ms.HALF_WIDTH + 1)) / 2, (y) => (width * (1 - y / ms.HALF_WIDTH)) / 2];
 
 /** Draw one panel: background picture, contour, trails, particles, the lowest loss and the probe. */
-function drawPanel(canvas, { background, contour, frames, shown, trails, jumps, lowest, probe, onData }) {
+function drawPanel(canvas, { background, contour, frames, shown, trails, trail, jumps, lowest, probe, onData }) {
   const { context, width } = fitted(canvas), ink = INKS[theme()];
   const [sx, sy] = toScreen(width);
   context.clearRect(0, 0, width, width);
@@ -106,29 +107,18 @@ function drawPanel(canvas, { background, contour, frames, shown, trails, jumps, 
       context.moveTo(sx(x0), sy(y0));
       context.lineTo(sx(x1), sy(y1));
     }
-    context.strokeStyle = ink.soft;
-    context.lineWidth = 0.9;
-    context.stroke();
+    for (const [colour, line, alpha] of [[ink.edge, 2.4, 0.35], [ink.soft, 0.9, 1]]) {
+      context.globalAlpha = alpha;
+      context.strokeStyle = colour;
+      context.lineWidth = line;
+      context.stroke();
+    }
+    context.globalAlpha = 1;
   }
   const points = frames[shown];
   if (!points) return;
   const n = points.length / 2;
-  if (trails && shown > 0) {
-    context.strokeStyle = ink.point;
-    context.globalAlpha = jumps ? 0.1 : 0.28;
-    context.lineWidth = 0.8;
-    context.beginPath();
-    const stride = Math.max(1, Math.ceil(n / 220));
-    for (let i = 0; i < n; i += stride) {
-      for (let t = 0; t <= shown; t++) {
-        const x = sx(frames[t][2 * i]), y = sy(frames[t][2 * i + 1]);
-        if (t === 0) context.moveTo(x, y);
-        else context.lineTo(x, y);
-      }
-    }
-    context.stroke();
-    context.globalAlpha = 1;
-  }
+  if (trails) context.drawImage(trailPicture(trail, frames, shown, width, jumps ? 0.1 : 0.24), 0, 0, width, width);
   const radius = n > 2000 ? 1.1 : n > 700 ? 1.5 : n > 100 ? 2 : 3;
   context.fillStyle = ink.edge;
   context.globalAlpha = 0.75;
@@ -138,6 +128,31 @@ function drawPanel(canvas, { background, contour, frames, shown, trails, jumps, 
   for (let i = 0; i < n; i++) dot(context, sx(points[2 * i]), sy(points[2 * i + 1]), radius);
   if (lowest) marker(context, sx(lowest[0]), sy(lowest[1]), `lowest loss, ${onData ? "on" : "off"} the data`, width);
   if (probe) crosshair(context, sx(probe[0]), sy(probe[1]), ink);
+}
+
+/** Paths of at most 220 particles up to a frame, on a canvas of their own that grows by one step at a time; `trail` keeps it. */
+function trailPicture(trail, frames, shown, width, alpha) {
+  const ratio = Math.min(3, window.devicePixelRatio || 1), size = Math.round(width * ratio), ink = INKS[theme()];
+  if (!trail.canvas || trail.upTo > shown || trail.size !== size || trail.ink !== ink || trail.start !== frames[0]) {
+    trail.canvas ??= document.createElement("canvas");
+    trail.canvas.width = trail.canvas.height = size;
+    Object.assign(trail, { upTo: 0, size, ink, start: frames[0] });
+  }
+  const context = trail.canvas.getContext("2d"), [sx, sy] = toScreen(size);
+  context.strokeStyle = ink.point;
+  context.globalAlpha = alpha;
+  context.lineWidth = 0.8 * ratio;
+  const n = frames[0].length / 2, stride = Math.max(1, Math.ceil(n / 220));
+  for (let t = trail.upTo + 1; t <= shown; t++) {
+    context.beginPath();
+    for (let i = 0; i < n; i += stride) {
+      context.moveTo(sx(frames[t - 1][2 * i]), sy(frames[t - 1][2 * i + 1]));
+      context.lineTo(sx(frames[t][2 * i]), sy(frames[t][2 * i + 1]));
+    }
+    context.stroke();
+  }
+  trail.upTo = shown;
+  return trail.canvas;
 }
 
 function dot(context, x, y, radius) {

@@ -13,7 +13,7 @@ function gradientsPart(ms) {
       about: "Variational score distillation with its auxiliary denoiser at its optimum, the ideal denoiser of the particles themselves.",
       uses: "levels",
     },
-    sdi: { label: "SDI", about: "Score distillation via inversion: DDIM inversion finds the noise; the level falls from high to low.", uses: "levels" },
+    sdi: { label: "SDI", about: "Score distillation via inversion: DDIM inversion finds the noise; the level falls from high to low.", uses: "levels", deterministic: true },
     split: { label: "MSD as published", about: "Mean-shift distillation with the split sampler of Algorithm 2.", uses: "bandwidth" },
     exact: { label: "MSD exact", about: "Mean-shift distillation with draws of the product density by its exact denoiser.", uses: "bandwidth" },
     proximal: { label: "MSD proximal", about: "Mean-shift distillation with the proximal sampler: exact for Gaussian data.", uses: "bandwidth" },
@@ -23,8 +23,8 @@ function gradientsPart(ms) {
       about: "Exact draws, one bandwidth per point, whole steps x <- y: the points spread over the density and stay.",
       uses: "bandwidth",
     },
-    mean: { label: "Mean shift, one call", about: "The mean-shift vector itself, D(x; l) - x: one evaluation, no variance.", uses: "bandwidth" },
-    hdode: { label: "HD-ODE", about: "One step of the high-density ODE per optimiser step: D + (l'/l)^2 (x - D), l' the next bandwidth; whole steps.", uses: "bandwidth" },
+    mean: { label: "Mean shift, one call", about: "The mean-shift vector itself, D(x; l) - x: one evaluation, no variance.", uses: "bandwidth", deterministic: true },
+    hdode: { label: "HD-ODE", about: "One step of the high-density ODE per optimiser step: D + (l'/l)^2 (x - D), l' the next bandwidth; whole steps.", uses: "bandwidth", deterministic: true },
   };
 
   const weigh = { eps: (s) => 1 / s, x0: () => 1, dreamfusion: (s) => s / (1 + s * s) };

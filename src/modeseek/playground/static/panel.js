@@ -131,13 +131,14 @@ class Panel {
     const index = Math.min(shown, this.frames.length - 1);
     const loss = state.background === "loss" ? this.loss : null;
     let onData = false;
-    if (loss?.picture) onData = mixture.point(...loss.lowest, 0, new Float64Array(2), 0) > density.highest - ms.CONTOUR;
+    if (loss?.lowest) onData = mixture.point(...loss.lowest, 0, new Float64Array(2), 0) > density.highest - ms.CONTOUR;
     drawPanel(this.canvas, {
       background: loss?.picture ?? (state.background === "loss" ? null : density?.picture),
       contour: density?.contour,
       frames: this.frames,
       shown: index,
       trails: state.trails,
+      trail: (this.trail ??= {}),
       jumps: this.method === "adaptive",
       lowest: loss?.lowest,
       onData,
@@ -158,7 +159,8 @@ class Panel {
 
   _verdict(index, scores, loss, onData) {
     if (this.diverged) return "The particles diverged.";
-    const lowest = loss?.picture ? `The loss is lowest ${onData ? "on" : "off"} the data. ` : "";
+    let lowest = loss?.picture ? "The loss falls towards the edge of the window. " : "";
+    if (loss?.lowest) lowest = `The loss is lowest ${onData ? "on" : "off"} the data. `;
     const points = `${percent(1 - scores.outliers)} of the points are on the data and reach ${percent(scores.coverage)} of it.`;
     return lowest + (index === 0 ? "" : points);
   }
@@ -178,11 +180,14 @@ class Panel {
     const found = this.probed;
     if (!found) return;
     const outside = drawLens(this.lens.canvas, found);
-    const same = found.spread < 1e-3 * found.std;
-    const noun = ms.METHODS[this.method].uses === "levels" ? "estimates" : "draws";
-    const spread = same ? `All fifty ${noun} coincide: the noise has no effect.` : `Spread of the ${noun} ${found.spread.toFixed(3)}; of q ${found.std.toFixed(3)}.`;
+    const { uses, deterministic = false } = ms.METHODS[this.method];
+    const same = !deterministic && found.spread < 1e-3 * found.std;
+    const noun = uses === "levels" ? "estimates" : "draws";
+    let spread = `Spread of the ${noun} ${found.spread.toFixed(3)}; of q ${found.std.toFixed(3)}.`;
+    if (same) spread = `All fifty ${noun} coincide: the noise has no effect.`;
+    if (deterministic) spread = "The method uses no noise: one estimate.";
     const off = Math.hypot(found.mean[0] - found.truth[0], found.mean[1] - found.truth[1]);
-    const bias = `Their mean is ${off.toFixed(3)} from the true mean.`;
+    const bias = `${deterministic ? "It" : "Their mean"} is ${off.toFixed(3)} from the true mean.`;
     const beyond = outside > 0 ? ` ${outside} lie outside the lens.` : "";
     this.lens.words.textContent = `${spread} ${bias}${beyond}`;
     this.lens.words.dataset.same = String(same);
