@@ -54,7 +54,7 @@ class Run:
 
     @property
     def prompt(self) -> str:
-        """What was asked for."""
+        """The text prompt."""
         return str(self.config["prompt"])
 
     @property
@@ -82,7 +82,7 @@ class Run:
 
     @property
     def steps(self) -> int | None:
-        """Steps that the run was asked for."""
+        """Optimiser steps of the whole run; None where there are none."""
         value = (self.config.get("recipe") or {}).get("steps", self.config.get("steps"))
         return None if value is None else int(value)
 

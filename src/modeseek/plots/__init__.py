@@ -1,4 +1,4 @@
-"""Arrays to figures."""
+"""Figures and images as files."""
 
 from modeseek.plots.panels import Curve as Curve
 from modeseek.plots.panels import Panel as Panel

@@ -1,4 +1,4 @@
-"""Images to files: single ones, labelled sheets, and animations. Images are (n, 3, height, width) with values in [0, 1]."""
+"""Write images to files: single images, labelled contact sheets and animations. Images are (n, 3, height, width) in [0, 1]."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from modeseek.plots.panels import INK, save
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """(n, 3, h, w) in [0, 1] -> (n, h, w, 3) of bytes, rounded."""
+    """Convert images (n, 3, h, w) in [0, 1] to bytes (n, h, w, 3), rounded to the nearest value."""
     return (images.detach().float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu()
 
 
 def enlarged(image: Tensor, least: int) -> Image.Image:
-    """(h, w, 3) of bytes as an image, each pixel repeated until the shorter side has at least `least`."""
+    """Enlarge an image (h, w, 3) of bytes by repeating pixels until its shorter side has at least `least` pixels."""
     factor = max(1, -(-least // min(image.shape[:2])))
     return Image.fromarray(image.repeat_interleave(factor, 0).repeat_interleave(factor, 1).numpy())
 
 
 def save_image(path: Path, image: Tensor) -> None:
-    """Write (3, h, w) as PNG, pixel for pixel, atomically."""
+    """Write an image (3, h, w) as PNG, atomically and without resizing."""
     file = Image.fromarray(to_bytes(image[None])[0].numpy())
     write_atomically(path, lambda temporary: file.save(temporary, format="PNG"))
 
 
 def tiled(images: Tensor, columns: int) -> Tensor:
-    """(n, 3, h, w) -> one image (3, rows h, columns w), white where the last row ends early."""
+    """Tile images (n, 3, h, w) into one image (3, rows h, columns w); places without an image are white."""
     rows = -(-len(images) // columns)
     blank = images.new_ones(rows * columns - len(images), *images.shape[1:])
     grid = torch.cat([images, blank]).unflatten(0, (rows, columns))
@@ -40,7 +40,14 @@ def tiled(images: Tensor, columns: int) -> Tensor:
 
 
 def save_animation(path: Path, frames: Sequence[Tensor], *, milliseconds: int = 80, least: int = 256) -> None:
-    """Write frames (3, h, w) as an endless GIF, the last one held for a second and a half."""
+    """Write frames (3, h, w) as a looping GIF that shows its last frame for 1.5 s.
+
+    Args:
+        path: the file.
+        frames: the images, all of one size.
+        milliseconds: per frame.
+        least: pixels of the shorter side; smaller frames are enlarged.
+    """
     images = [enlarged(to_bytes(frame[None])[0], least) for frame in frames]
     durations = [milliseconds] * (len(images) - 1) + [1500]
     options = {"save_all": True, "append_images": images[1:], "duration": durations, "loop": 0}
@@ -50,13 +57,14 @@ def save_animation(path: Path, frames: Sequence[Tensor], *, milliseconds: int = 
 def save_sheet(
     path: Path, rows: Sequence[Tensor], *, rows_named: Sequence[str] = (), columns_named: Sequence[str] = (), width: float = 1.1
 ) -> None:
-    """Write rows of images as one labelled PNG; rows may differ in length.
+    """Write rows of images as one labelled PNG. Rows may differ in length.
 
     Args:
+        path: the file.
         rows: each (n, 3, h, w).
-        rows_named: written to the left of each row.
-        columns_named: written above the first row.
-        width: of one image, in inches.
+        rows_named: labels to the left of the rows.
+        columns_named: labels above the first row.
+        width: width of one image in inches, at 150 dots per inch.
     """
     columns = max(len(row) for row in rows)
     margin = 1.5 if rows_named else 0.1

@@ -1,4 +1,4 @@
-"""Arrays to figures: rows of panels of points over their density, of potentials, and of curves."""
+"""Figures as PNG: rows of panels with points over their density or with potentials, and plots of curves."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ POINT = "#d1495b"
 
 @dataclass(frozen=True)
 class PointsPanel:
-    """Points (n, 2), or None for a diverged run, over the support of their density."""
+    """A panel that shows points (n, 2) over the support of their density; `points` is None if the run diverged."""
 
     title: str
     points: Tensor | None
@@ -32,7 +32,7 @@ class PointsPanel:
 
 @dataclass(frozen=True)
 class PotentialPanel:
-    """A potential (n, n) over [-1.5, 1.5]^2: dark is low, where a descent ends."""
+    """A panel that shows a potential (n, n) over [-1.5, 1.5]^2; low values, where a descent ends, are dark."""
 
     title: str
     potential: Tensor
@@ -44,7 +44,7 @@ _SUPPORTS: dict[int, np.ndarray] = {}
 
 
 def support(density: GaussianMixture, size: int = 240) -> np.ndarray:
-    """log p minus its maximum on a grid over [-1.5, 1.5]^2, clipped below: (size, size), row = y."""
+    """The log density minus its maximum on a grid over [-1.5, 1.5]^2, clipped from below: (size, size), indexed by [y, x]."""
     if id(density) not in _SUPPORTS:
         ticks = torch.linspace(-HALF_WIDTH, HALF_WIDTH, size)
         y, x = torch.meshgrid(ticks, ticks, indexing="ij")
@@ -54,7 +54,7 @@ def support(density: GaussianMixture, size: int = 240) -> np.ndarray:
 
 
 def window(density: GaussianMixture) -> tuple[float, float, float, float]:
-    """The square around a density's visible support, with a margin: (left, right, bottom, top)."""
+    """The square around the visible support of a density, with a margin: (left, right, bottom, top)."""
     rows, columns = np.nonzero(support(density) > 1 - _DEPTH)
     scale = 2 * HALF_WIDTH / (support(density).shape[0] - 1)
     left, right = columns.min() * scale - HALF_WIDTH, columns.max() * scale - HALF_WIDTH
@@ -65,7 +65,7 @@ def window(density: GaussianMixture) -> tuple[float, float, float, float]:
 
 
 def draw_panel(axes: Axes, panel: Panel) -> None:
-    """Draw one panel."""
+    """Draw one panel into matplotlib axes."""
     extent = (-HALF_WIDTH, HALF_WIDTH, -HALF_WIDTH, HALF_WIDTH)
     if isinstance(panel, PointsPanel):
         axes.imshow(support(panel.density), extent=extent, origin="lower", cmap="Greys", vmin=-_DEPTH, vmax=6, interpolation="bilinear")
@@ -86,7 +86,14 @@ def draw_panel(axes: Axes, panel: Panel) -> None:
 
 
 def save_grid(path: Path, rows: Sequence[Sequence[Panel]], *, labels: Sequence[str] = (), width: float = 1.9) -> None:
-    """Write a PNG of rows of panels, each row with an optional label on its left."""
+    """Write rows of panels as PNG.
+
+    Args:
+        path: the file.
+        rows: the panels; rows may differ in length.
+        labels: to the left of the rows.
+        width: width of one panel in inches.
+    """
     columns = max(len(row) for row in rows)
     figure = Figure(figsize=(width * columns + 0.3, (width + 0.25) * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), columns, squeeze=False)
@@ -114,7 +121,14 @@ class Curve:
 
 
 def save_curves(path: Path, panels: Sequence[tuple[str, str, str, Sequence[Curve]]], *, log_x: bool = False, log_y: bool = False) -> None:
-    """Write a PNG of side-by-side plots, each (title, x label, y label, curves); plots of the same curves share a legend beside them."""
+    """Write plots next to each other as PNG. Plots whose curves have the same labels share one legend.
+
+    Args:
+        path: the file.
+        panels: each (title, x label, y label, curves).
+        log_x: logarithmic horizontal axes.
+        log_y: logarithmic vertical axes.
+    """
     shared = len(panels) > 1 and len({tuple(curve.label for curve in panel[3]) for panel in panels}) == 1
     figure = Figure(figsize=(4.2 * len(panels) + 2.4 * shared, 3.4), layout="constrained")
     for axes, (title, x_label, y_label, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
@@ -139,5 +153,5 @@ def save_curves(path: Path, panels: Sequence[tuple[str, str, str, Sequence[Curve
 
 
 def save(path: Path, figure: Figure) -> None:
-    """Write a figure as PNG, atomically."""
+    """Write a figure as PNG with 150 dots per inch, atomically."""
     write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=150, format="png"))
