@@ -1,7 +1,10 @@
 """The playground: its files, its server, its numbers against the package's, and its behaviour in a browser."""
 
 import re
+import signal
 import socket
+import subprocess
+import sys
 import urllib.request
 from pathlib import Path
 
@@ -10,6 +13,7 @@ from browser import open_page
 from playground_golden import golden
 
 from modeseek import InvalidInput, OutputError
+from modeseek.cli import main
 from modeseek.playground import STATIC, export, serve
 
 EVALUATE = (Path(__file__).parent / "playground_golden.js").read_text()
@@ -67,6 +71,18 @@ def test_server_listens_on_the_loopback_interface_alone():
 def test_a_port_out_of_range_is_refused():
     with pytest.raises(InvalidInput, match="between 0 and 65535"), serve(port=70000):
         pass
+
+
+def test_command_exports_and_serves(tmp_path, capsys):
+    assert main(["playground", "--export", str(tmp_path / "site")]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "site" / "index.html")
+    command = [sys.executable, "-m", "modeseek", "playground", "--port", "0", "--no-open"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        address = process.stdout.readline().split()[0]
+        with urllib.request.urlopen(f"{address}data.js") as answer:
+            assert answer.read(100).startswith(b"/* Mixtures")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 0
 
 
 # ---------------------------------------------------------------- the page
@@ -172,6 +188,11 @@ def test_own_density_drops_and_links(site):
         tab.page.goto("about:blank")
         opened(tab, link)
         assert tab.page.evaluate("[toHash(state), [...panels[0].pointsAt(0)]]") == first
+        tab.page.keyboard.press("Space")
+        for value in ("0.05", "0.2", "0.1"):  # settings may change while it plays
+            tab.page.evaluate(f"state.lr = {value}; restartSoon()")
+            tab.page.wait_for_timeout(180)
+        finished(tab, 40)
         for broken in ("#density=none&count=abc&lr=-5&panels=x,y&strokes=1,2,3~&probe=1", "#%E0%A4%A&=&count", "#total=1e9&seed=-3"):
             tab.page.goto("about:blank")
             opened(tab, f"{site.as_uri()}{broken}")

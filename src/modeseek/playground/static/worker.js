@@ -88,6 +88,7 @@ class Helper {
       if (message.error) reject(new Error(message.error));
       else resolve(message);
     };
+    this.worker.onerror = () => hint("This browser refuses to start a worker from a script of the page; another browser or host will do.");
     this.worker.postMessage({ kind: "data", data });
   }
 
