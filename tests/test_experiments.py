@@ -158,3 +158,25 @@ def test_train_command(tmp_path, capsys):
     for _ in range(2):  # the second call finds the first's checkpoint and ends at once
         assert main(["train", "fractal-a-weak", "--out", str(tmp_path), "--iterations", "12"]) == 0
     assert (tmp_path / "fractal-a-weak.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_run_with_two_workers(tmp_path):
+    """The keyboard's signal reaches the command and its workers: the command ends soon, with status 130, and no process is left."""
+    command = [sys.executable, "-m", "modeseek", "run", "table2", "--quick", "--workers", "2", "--out", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.time() + 250
+    while len(list((tmp_path / "cells").glob("*.json"))) < 2:
+        assert process.poll() is None
+        assert time.time() < deadline
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    error = process.communicate(timeout=45)[1]
+    assert process.returncode == 130
+    assert error.strip().splitlines()[-1] == "modeseek: interrupted; run the same command again to resume"
+    assert "Traceback" not in error
+    time.sleep(1)
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+    assert len(list((tmp_path / "cells").glob("*.json"))) < 40
+    assert not [path for path in tmp_path.rglob("*") if path.name.endswith(".part") or ".lease" in path.name]
