@@ -203,8 +203,8 @@ def test_experiments_on_images_run_on_any_prior(pipeline_folder, tmp_path, capsy
     assert rows["SDI", "as published"]["calls"] == replace(RECIPES["sdi"], steps=40).calls
     assert all(row["calls"] <= 40 for (_, row_name), row in rows.items() if "equal calls" in row_name)
     assert rows["MSD", "as published"]["paper"] == {"FID": 114.12, "CLIP-SIM": 32.6}
-    assert rows["DDIM, remade", "through the autoencoder"]["paper"] is None
-    assert rows["DDIM, remade", "through the network"]["calls"] == 32
+    assert rows["DDIM, reconstructed", "through the autoencoder"]["paper"] is None
+    assert rows["DDIM, reconstructed", "through the network"]["calls"] == 32
     assert "CLIP-SIM needs" in (tmp_path / "table4-sd1-quick" / "results.md").read_text()
     assert "FID needs" in (tmp_path / "fig4-sd1-quick" / "results.md").read_text()  # and so there is no figure of it
     for name in ("table4", "fig5", "fig8", "fig9"):

@@ -169,9 +169,9 @@ class ReconstructedImages:
         result = self.drawn.run()
         prior = opened(self.drawn.prior)
         images = shown(result.arrays["images"]).to(prior.device)
-        remade = self._encoded if self.way == "autoencoder" else self._fitted
-        found = torch.cat([remade(group, prior) for group in images.split(AT_ONCE)])
-        row = {**result.row, "method": "DDIM, remade", "row": f"through the {self.way}"}
+        reconstruct = self._encoded if self.way == "autoencoder" else self._fitted
+        found = torch.cat([reconstruct(group, prior) for group in images.split(AT_ONCE)])
+        row = {**result.row, "method": "DDIM, reconstructed", "row": f"through the {self.way}"}
         return Result(row, {"images": to_stored(found)})
 
     @torch.no_grad()

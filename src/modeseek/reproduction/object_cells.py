@@ -18,7 +18,7 @@ from modeseek.representations.nerf import Cameras
 from modeseek.reproduction.image_cells import PAPER_PROMPTS, described, to_stored
 from modeseek.reproduction.image_scores import CLIP_LARGE, clip_model, clip_similarity
 from modeseek.solids.captions import COMPOSITES, parse
-from modeseek.solids.evaluation import fit_to_truth, score_object, sides_told, true_images, true_weights
+from modeseek.solids.evaluation import fit_to_truth, score_object, side_accuracy, true_images, true_weights
 from modeseek.sweeps.cells import Result
 from modeseek.sweeps.worker import opened
 from modeseek.tasks.prior_choice import SOLIDS
@@ -114,7 +114,7 @@ class TrueObject:
         return f"truth {self.prompt}"
 
     def run(self) -> Result:
-        metrics = sides_told(self._show, self.prompt) if parse(self.prompt)[0].shape in COMPOSITES else {}
+        metrics = side_accuracy(self._show, self.prompt) if parse(self.prompt)[0].shape in COMPOSITES else {}
         turntable = self._show(Cameras.orbit([360.0 * k / TURNTABLE for k in range(TURNTABLE)], 20.0))
         row = _row("solids", "truth", "the solid itself", self.prompt, 0, metrics, 0.0)
         return Result(row, {"turntable": to_stored(turntable)})

@@ -180,7 +180,7 @@ def score_object(
     found |= shape_scores(nerf.field, scene.structure, mesh, points=points)
     if scene.shape not in COMPOSITES:
         return found
-    return found | sides_told(
+    return found | side_accuracy(
         lambda cameras: torch.cat([nerf.render(cameras[[k]], (64, 64)).image for k in range(len(cameras))]), prompt, classifier=classifier
     )
 
@@ -224,7 +224,7 @@ def true_outside(structure: tuple[str, ...]) -> Tensor:
 
 
 @torch.no_grad()
-def sides_told(show: Callable[[Cameras], Tensor], prompt: str, *, classifier: Scorer | None = None) -> dict[str, float]:
+def side_accuracy(show: Callable[[Cameras], Tensor], prompt: str, *, classifier: Scorer | None = None) -> dict[str, float]:
     """Shares of renders of the front and of the back that the classifier assigns to that view.
 
     Args:

@@ -9,7 +9,7 @@ from modeseek.plots import Curve, save_curves
 from modeseek.reproduction.experiment import Experiment, Settings
 from modeseek.reproduction.image_cells import baseline_row, prompts_of, score_rows
 from modeseek.reproduction.image_scores import missing
-from modeseek.reproduction.paper.table4 import painted, sets, sizes
+from modeseek.reproduction.paper.table4 import distilled_cells, sets, sizes
 from modeseek.reproduction.tables import write_results
 from modeseek.sweeps.cells import Cell, Result
 from modeseek.tasks.prior_choice import SOLIDS
@@ -21,7 +21,7 @@ LINES = (("as published, equal calls", ":"), ("as published", "--"), ("", "-")) 
 
 
 def cells(settings: Settings) -> list[Cell]:
-    return [*sets(settings), *painted(settings)]
+    return [*sets(settings), *distilled_cells(settings)]
 
 
 def finish(folder: Path, settings: Settings, cells: Sequence[Cell], results: Sequence[Result]) -> None:

@@ -10,13 +10,13 @@ import torch
 from modeseek.plots.images import save_sheet
 from modeseek.reproduction.experiment import Experiment, Settings
 from modeseek.reproduction.image_cells import prompts_of, shown
-from modeseek.reproduction.paper.table4 import painted, sets
+from modeseek.reproduction.paper.table4 import distilled_cells, sets
 from modeseek.reproduction.tables import write_results
 from modeseek.sweeps.cells import Cell, Result
 
 
 def cells(settings: Settings) -> list[Cell]:
-    return [*sets(settings), *painted(settings)]
+    return [*sets(settings), *distilled_cells(settings)]
 
 
 def finish(folder: Path, settings: Settings, cells: Sequence[Cell], results: Sequence[Result]) -> None:

@@ -49,7 +49,7 @@ def sets(settings: Settings) -> list[SampledImages]:
     return [SampledImages(prior=prior, prompts=prompts_of(prior.name), seeds=many, first=first) for first in firsts]
 
 
-def painted(settings: Settings) -> list[DistilledImages]:
+def distilled_cells(settings: Settings) -> list[DistilledImages]:
     """Every row that is distilled."""
     seeds, _, steps = sizes(settings)
     rows = at_equal_calls(settings.prior, seeds, settings.seed, BUDGET if steps is None else steps, steps=steps)
@@ -61,8 +61,8 @@ def cells(settings: Settings) -> list[Cell]:
     drawn = sets(settings)
     few = replace(drawn[1], seeds=seeds)
     network = ReconstructedImages(drawn=few, way="network")
-    remade = [ReconstructedImages(drawn=few, way="autoencoder"), network if steps is None else replace(network, steps=steps)]
-    return [*drawn, *remade, *painted(settings)]
+    reconstructed = [ReconstructedImages(drawn=few, way="autoencoder"), network if steps is None else replace(network, steps=steps)]
+    return [*drawn, *reconstructed, *distilled_cells(settings)]
 
 
 def finish(folder: Path, settings: Settings, cells: Sequence[Cell], results: Sequence[Result]) -> None:

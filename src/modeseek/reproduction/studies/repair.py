@@ -3,7 +3,7 @@ r"""Repair: a damaged image returned to the data by local steps, where fitting a
 A true render is blurred, recoloured, partly erased or mixed with another one. Each method then takes whole steps (the image becomes the
 target)
 at the same number of denoiser calls. What counts is the distance to the undamaged image: a sampler that starts from noise ignores the
-damaged one and ends at some other camera. The prior knows the caption and not the image.
+damaged one and ends at some other camera. The prior is given the caption, not the image.
 
     damaged, repaired   PSNR to the undamaged image before and after, in dB
     gain                their difference
