@@ -265,6 +265,27 @@ def test_a_prompt_that_is_cut_warns(family):
     assert cut(limit - extra + 2) == (True, True)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:this processor has no bfloat16")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bfloat16_networks_leave_x_alone(prior, family):
+    """x and images stay float32, and D is the float32 one up to bfloat16's digits.
+
+    Chroma's network rounds 1000 t to bfloat16 itself, to a multiple of 4: its D is another one, and only finite here.
+    """
+    exact, low = prior(family), prior(family, dtype="bfloat16")
+    x, sigma = noise(2, *exact.event), torch.tensor([0.5, 2.0])
+    image = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    results = [
+        (which.denoiser(PROMPTS, guidance=3.0)(x, sigma), which.encode(image), which.decode(which.encode(image))) for which in (exact, low)
+    ]
+    for name, one, other in zip(("D", "x", "image"), *results, strict=True):
+        assert other.dtype == torch.float32
+        assert bool(other.isfinite().all())
+        if (family, name) != ("chroma", "D"):
+            assert float((one - other).abs().max() / one.abs().max()) < 0.08, name
+
+
 # ---------------------------------------------------------------- VSD's auxiliary network
 @each_family
 def test_auxiliary_starts_as_the_prior_and_learns(pipeline_folder, family, record_property):
