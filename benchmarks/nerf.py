@@ -28,7 +28,7 @@ def hash_grid(points: int, settings: HashGridSettings, repeats: int) -> dict[str
     entries = torch.cat(list(grid._entries(low))).long()
     gradient = torch.randn(len(entries), 2, generator=rng)
 
-    def ours() -> None:
+    def package() -> None:
         grid.zero_grad()
         grid(where).backward(upstream)
 
@@ -38,7 +38,7 @@ def hash_grid(points: int, settings: HashGridSettings, repeats: int) -> dict[str
 
     from run import ratio  # not above: run.py imports this file
 
-    found, with_grid, without = ratio(ours, bare, repeats)
+    found, with_grid, without = ratio(package, bare, repeats)
     size = f"{points} points x {settings.levels} levels"
     return {f"hash grid / bare gather, {size}": found, f"hash grid, {size}, s": with_grid, f"bare gather, {size}, s": without}
 
@@ -76,7 +76,7 @@ def whole_steps() -> tuple[Callable[[], None], Callable[[], None], int]:
     z, t = torch.randn(pairs, *prior.event), torch.full((pairs,), 500)
     states = torch.randn(pairs, tokens, unet.config.cross_attention_dim)
 
-    def ours() -> None:
+    def package() -> None:
         for _ in range(count):
             next(steps)
 
@@ -85,14 +85,14 @@ def whole_steps() -> tuple[Callable[[], None], Callable[[], None], int]:
         for _ in range(count):
             unet(z, t, states)
 
-    return ours, bare, count
+    return package, bare, count
 
 
 def whole_step(repeats: int) -> dict[str, float]:
     from run import ratio
 
-    ours, bare, count = whole_steps()
-    found, whole, calls = ratio(ours, bare, repeats)
+    package, bare, count = whole_steps()
+    found, whole, calls = ratio(package, bare, repeats)
     command = [sys.executable, "-W", "ignore", __file__, "memory"]
     peak = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
     return {

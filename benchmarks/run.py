@@ -63,12 +63,12 @@ def ideal_denoiser(queries: int, points: int, repeats: int) -> dict[str, float]:
         parts = [(-(torch.cdist(part, u) ** 2) / 0.02).softmax(1) @ u for part in x.split(100)]
         return torch.cat(parts)
 
-    bare, ours, reference = ratio(lambda: ideal(x, sigma), lambda: scaled_dot_product_attention(q, k, v, scale=1.0), repeats)
+    bare, package, reference = ratio(lambda: ideal(x, sigma), lambda: scaled_dot_product_attention(q, k, v, scale=1.0), repeats)
     slow, _, eager_seconds = ratio(lambda: ideal(x, sigma), eager, max(1, repeats // 3))
     return {
         "ideal / bare attention": bare,
         "ideal / eager log-sum-exp": slow,
-        "ideal, s": ours,
+        "ideal, s": package,
         "bare attention, s": reference,
         "eager, s": eager_seconds,
     }
@@ -81,12 +81,12 @@ def against_scikit_learn(points: int) -> dict[str, float]:
     data = modeseek.pinwheel().sample(points, rng=torch.Generator().manual_seed(0))
     ideal, numbers = modeseek.EmpiricalDensity(data), data.numpy()
 
-    def ours():
+    def package():
         x = data.float()
         for _ in range(30):
             x = ideal(x, torch.tensor(0.1))
 
-    found = ratio(ours, lambda: MeanShift(bandwidth=0.2, max_iter=30).fit(numbers), 1)
+    found = ratio(package, lambda: MeanShift(bandwidth=0.2, max_iter=30).fit(numbers), 1)
     return {f"ideal / scikit-learn mean shift, {points} points": found[0]}
 
 

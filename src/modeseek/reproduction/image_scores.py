@@ -25,6 +25,7 @@ from torch.nn.functional import interpolate, normalize
 from modeseek.core.libraries import quiet_libraries
 from modeseek.metrics import frechet_distance
 from modeseek.metrics.bootstrap import bootstrap_error
+from modeseek.priors.pipelines.components import check_indices
 from modeseek.solids.scoring import scorer
 from modeseek.tasks.prior_choice import SOLIDS
 
@@ -99,6 +100,8 @@ def clip_model(path_or_id: str) -> Any | None:
 
     try:
         with quiet_libraries():
+            if Path(path_or_id).is_dir():
+                check_indices(Path(path_or_id))
             model: Any = CLIPModel.from_pretrained(path_or_id, local_files_only=True, use_safetensors=True)
             return model.float().eval().requires_grad_(False), AutoTokenizer.from_pretrained(path_or_id, local_files_only=True)
     except OSError:

@@ -39,7 +39,9 @@ class Scorer:
         self.classifier.load_state_dict(read_tensors(folder / "judge.safetensors", kind=CLASSIFIER_KIND)[0])
         self.classifier.float().eval().requires_grad_(False)
         with quiet_libraries():
-            self.clip = CLIPModel.from_pretrained(folder / "clip", local_files_only=True).float().eval().requires_grad_(False)
+            self.clip = (
+                CLIPModel.from_pretrained(folder / "clip", local_files_only=True, use_safetensors=True).float().eval().requires_grad_(False)
+            )
         self.tokens = tokenizer()
 
     @torch.no_grad()

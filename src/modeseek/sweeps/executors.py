@@ -31,8 +31,8 @@ GRACE = 30.0  # seconds a worker may take to save after SIGTERM
 class LocalPool(Executor):
     """`workers` processes of this machine, each replaced on its own when it dies.
 
-    The standard library's pool fails as a whole when one process is killed; here that process's task alone gets `WorkerLost`. Calls must
-    be picklable. An answer with a true attribute `restart_worker` has its process replaced before the next task.
+    The standard library's pool fails as a whole when one process is killed. In this pool only that process's task fails, with `WorkerLost`.
+    Calls must be picklable. If a result has an attribute `restart_worker` that is true, its process is replaced before the next task.
 
     Args:
         workers: processes.
@@ -232,7 +232,7 @@ class SlurmExecutor(Executor):
                 answer.set_exception(WorkerLost(f"a job ended without an answer ({(str(error).splitlines() or [''])[0][:200]})"))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Submit no more; cancel what still runs, where asked."""
+        """Submit no more; with `cancel_futures` cancel what still runs."""
         self._closed = True
         if cancel_futures:
             for job in self._jobs:

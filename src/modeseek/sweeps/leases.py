@@ -124,7 +124,7 @@ def remove_folder(out: Path) -> None:
 
 # ---------------------------------------------------------------- files
 def _folder(path: Path) -> Path:
-    return path.parent.parent / "leases"  # of its own, so that listing it stays cheap beside many finished cells
+    return path.parent.parent / "leases"  # a folder of their own: it stays small, so listing it is cheap
 
 
 def _file(path: Path, generation: int) -> Path:

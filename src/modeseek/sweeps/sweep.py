@@ -2,7 +2,7 @@
 
 A sweep's folder:
 
-    sweep.json              what was asked for
+    sweep.json              prompts, methods, seeds and priors of the last command
     cells/                  one result a cell, with its folder (image or 3-D run), see `modeseek.sweeps.cells`
     table.csv, .parquet     a row for each cell, in the order prompts, methods, seeds
     index.html              a grid of the results with filters
@@ -213,7 +213,7 @@ def methods_of(names: Sequence[str], task: Task, *, preset: str = "cpu", **chang
 
 # ---------------------------------------------------------------- folders
 def begin(sweep: Sweep, out: Path) -> None:
-    """Note in `out` what was asked for.
+    """Write `sweep.json` into `out`.
 
     Raises:
         OutputError: the folder holds something other than a sweep, or a sweep of the other task, or cannot be written.
