@@ -109,6 +109,22 @@ def test_run_without_a_mesh_or_frames_says_so(tmp_path):
     assert "unfinished, 40 steps done" in text
 
 
+def test_an_edit_shows_its_source(tmp_path):
+    folder = image_run(tmp_path / "run", seeds=(0,), prompt="a blue cube")
+    facts = json.loads((folder / "run.json").read_text())
+    facts["task"], facts["config"]["source"], facts["config"]["seed"] = "edit", "a red cube", 7
+    del facts["config"]["seeds"]
+    (folder / "run.json").write_text(json.dumps(facts))
+    Image.new("RGB", (32, 32), "red").save(folder / "source.png")
+    for frames in (True, False):
+        if not frames:
+            for path in folder.glob("frames/*.png"):
+                path.unlink()
+        text = read(write_run_page(folder)).text
+        assert {"Image editing", "a blue cube", "a red cube", "source image", "edited image"} <= set(text)
+        assert Run(folder).image().size == (32, 32)
+
+
 def test_experiment_has_the_papers_numbers_next_to_its_own(tmp_path):
     page = write_experiment_page(experiment(tmp_path / "table1-quick"))
     read(page)

@@ -142,7 +142,7 @@ def command_line(name: str, command: Any) -> str:
         if field.name in ("out", "json", "log") or value == field.default:
             continue
         flag = "--" + field.name.replace("_", "-")
-        if field.default is MISSING:
+        if field.default is MISSING and "Positional" in str(field.type):
             given.append(str(value))
         elif isinstance(value, bool):
             words.append(flag if value else "--no-" + field.name.replace("_", "-"))

@@ -108,9 +108,9 @@ class Run:
 
     @property
     def results(self) -> list[tuple[int, Path]]:
-        """(seed, file) of every result image."""
-        paths = [(seed, self.folder / f"image-{seed}.png") for seed in self.seeds]
-        return [(seed, path) for seed, path in paths if path.is_file()]
+        """(seed, file) of every result image, `image-SEED.png`, by seed. An edit has one, with number 0."""
+        paths = [(path.stem.removeprefix("image-"), path) for path in self.folder.glob("image-*.png")]
+        return sorted((int(number), path) for number, path in paths if number.isdigit())
 
     def file(self, name: str) -> Path | None:
         """A file of the folder, or None where there is none."""

@@ -55,7 +55,8 @@ def lead(run: Run) -> str:
     """The short facts under the title."""
     prior = run.config.get("prior") or {}
     name = prior.get("name") if isinstance(prior, dict) else prior
-    pairs: list[tuple[str, object]] = [("method", run.method), ("prior", Path(str(name)).name if name else "-")]
+    pairs: list[tuple[str, object]] = [("source", run.config["source"])] if run.task == "edit" and run.config.get("source") else []
+    pairs += [("method", run.method), ("prior", Path(str(name)).name if name else "-")]
     pairs += [("steps", run.steps)] if run.steps is not None else []
     for key, words in (("calls", "denoiser calls"), ("guidance", "guidance"), ("seconds", "seconds")):
         value = run.facts.get(key)

@@ -84,7 +84,8 @@ def image_films(run: Run, *, identity: str, group: str, budget: int = FRAME_BYTE
     seeds = run.seeds if run.task == "image" or len(run.results) > 1 else [run.seeds[0]]
     if len(run.frames) < 2:
         paths = [path for _, path in run.results] or [run.frames[-1][1]]
-        names = [f"seed {seed}" for seed, _ in run.results] or ["last frame"]
+        named = [f"seed {seed}" for seed, _ in run.results] if run.task != "edit" else ["edited image"]
+        names = named if run.results else ["last frame"]
         uris, small = embedded(paths, budget=budget), is_small(opened(paths[0]))
         return "".join(figure(uri, name, small=small) for uri, name in zip(uris, names, strict=True))
     strips = [opened(path).convert("RGB") for _, path in run.frames]
@@ -94,8 +95,8 @@ def image_films(run: Run, *, identity: str, group: str, budget: int = FRAME_BYTE
     uris = embedded([part for row in parts for part in row], budget=budget)
     made = []
     for k, seed in enumerate(seeds):
-        own = uris[k * len(strips) : (k + 1) * len(strips)]
-        made.append(film(f"{identity}-{seed}", own, labels, f"seed {seed}", group=group, steps=steps, small=is_small(parts[k][0])))
+        own, caption = uris[k * len(strips) : (k + 1) * len(strips)], f"seed {seed}" if run.task != "edit" else "edited image"
+        made.append(film(f"{identity}-{seed}", own, labels, caption, group=group, steps=steps, small=is_small(parts[k][0])))
     return "".join(made)
 
 
@@ -193,18 +194,22 @@ def written(value: Any) -> str:
 
 
 def settings_table(run: Run) -> str:
-    """Every setting with its value and where it comes from."""
-    rows = []
+    """Every setting with its value and where it comes from; those that are the task's defaults are folded away."""
+    settings = settings_of(run)
     order = [*SOURCES, ""]
-    for name, (value, source) in sorted(settings_of(run).items(), key=lambda item: order.index(item[1][1]) if item[1][1] in order else 0):
+    rows: dict[bool, list[str]] = {False: [], True: []}
+    for name, (value, source) in sorted(settings.items(), key=lambda item: order.index(item[1][1]) if item[1][1] in order else 0):
         badge = (
             f'<span class="badge {escaped(source)}" title="{escaped(SOURCES.get(source, ""))}">{escaped(source)}</span>' if source else ""
         )
-        rows.append(f'<tr><td>{escaped(name)}</td><td class="text">{escaped(written(value))}</td><td>{badge}</td></tr>')
-    sourced = any(source for _, source in settings_of(run).values())
+        row = f'<tr><td>{escaped(name)}</td><td class="text">{escaped(written(value))}</td><td>{badge}</td></tr>'
+        rows[source == "default"].append(row)
+    sourced = any(source for _, source in settings.values())
     key = "; ".join(f"{name}: {words}" for name, words in SOURCES.items()) + "." if sourced else "This run did not record sources."
-    head = "<thead><tr><th>Setting</th><th>Value</th><th>Source</th></tr></thead>"
-    return f'<div class="scroll"><table>{head}<tbody>{"".join(rows)}</tbody></table></div><p class="soft">{escaped(key)}</p>'
+    head = '<thead><tr><th scope="col">Setting</th><th scope="col">Value</th><th scope="col">Source</th></tr></thead>'
+    shown, folded = (f'<div class="scroll"><table>{head}<tbody>{"".join(rows[k])}</tbody></table></div>' for k in (False, True))
+    more = f"<details><summary>{len(rows[True])} defaults</summary>{folded}</details>" if rows[True] else ""
+    return f'{shown if rows[False] else ""}{more}<p class="soft">{escaped(key)}</p>'
 
 
 def copyable(text: str) -> str:
