@@ -38,10 +38,12 @@ from modeseek import (
 )
 from modeseek.core.sampling import ddim
 from modeseek.core.schedules import stable_diffusion_levels
+from modeseek.distillation.recipes import METHOD_RECIPES, build_gradient
 from modeseek.gradients.ism import all_timesteps
 from modeseek.gradients.linear import Guidance
 from modeseek.gradients.pds import pds_coefficients
 from modeseek.product.reverse import derived_noise
+from modeseek.tasks.prior_choice import PriorChoice
 
 
 def seeded(seed=0):
@@ -522,3 +524,35 @@ def test_adaptive_bandwidths_are_per_coordinate():
     for dim in (2, 50):
         x = torch.ones(1, dim, dtype=torch.float64)
         assert_close(rule(0.5, x, lambda x, sigma: 0.8 * x), torch.tensor([0.4], dtype=torch.float64))
+
+
+# ---------------------------------------------------------------- recipes on image priors
+@pytest.fixture(scope="module")
+def tiny_prior(pipeline_folder):
+    return PriorChoice(name=str(pipeline_folder("sd1"))).open()
+
+
+@pytest.mark.filterwarnings("ignore::modeseek.core.errors.PromptCut")
+@pytest.mark.parametrize("name", list(METHOD_RECIPES))
+def test_every_recipe_is_a_gradient_on_an_image_prior(tiny_prior, name):
+    """Two images: finite, as many calls as the recipe says (on average for ISM and DSD), at the range of the prior."""
+    gradient = build_gradient(METHOD_RECIPES[name], tiny_prior, ["a red cat", "a blue dog"])
+    x = torch.randn(2, *tiny_prior.event, generator=seeded())
+    calls = []
+    for progress in (0.0, 0.5, 1.0):
+        estimate = gradient(x, progress=progress, rng=seeded())
+        assert bool(estimate.gradient.isfinite().all())
+        calls.append(float(estimate.info["calls"]))
+    if name not in ("ism", "dsd"):
+        assert calls == [METHOD_RECIPES[name].calls / METHOD_RECIPES[name].steps] * 3
+
+
+@pytest.mark.filterwarnings("ignore::modeseek.core.errors.PromptCut")
+def test_a_recipe_with_a_negative_prompt_uses_it(tiny_prior):
+    x = torch.randn(1, *tiny_prior.event, generator=seeded())
+    for name in ("csd", "nfsd", "sds-bridge"):
+        plain, pushed = (
+            build_gradient(METHOD_RECIPES[name], tiny_prior, ["a red cat"], negative=negative)(x, progress=0.9, rng=seeded()).gradient
+            for negative in ("", "a bad dog")
+        )
+        assert not torch.equal(plain, pushed), name

@@ -10,7 +10,7 @@ from modeseek.cli import main
 from modeseek.core.errors import Degenerate, InvalidInput, OutputError
 from modeseek.core.files import read_state
 from modeseek.distillation.interface import resized
-from modeseek.distillation.recipes import get_recipe
+from modeseek.distillation.recipes import METHOD_RECIPES, get_recipe
 from modeseek.distillation.recommend import VIEW_RECIPES
 from modeseek.priors.view_dependent import ViewDependentPrior
 from modeseek.tasks.text_to_3d import ObjectRun, distill_object, reopened, steps_of, volume_of
@@ -74,7 +74,7 @@ def test_export_needs_neither_the_prior_nor_the_device(pipeline_folder, tmp_path
     assert {path.name for path in out.glob("mesh.*")} == {"mesh.glb", "mesh.obj", "mesh.ply"}
 
 
-@pytest.mark.parametrize("method", list(VIEW_RECIPES))
+@pytest.mark.parametrize("method", [*(name for name in VIEW_RECIPES if name not in METHOD_RECIPES), "consistent3d", "ism"])
 def test_every_method(pipeline_folder, method):
     recipe = get_recipe(method, recipes=VIEW_RECIPES, steps=2, sampler_steps=2)
     run = ObjectRun(prompt="a cat", prior=PriorChoice(name=str(pipeline_folder("sd1"))), recipe=recipe, views=1)

@@ -10,6 +10,7 @@ import tyro
 
 from modeseek.cli.app import App, app
 from modeseek.cli.doctor import Doctor, doctor
+from modeseek.cli.editing import Edit, edit
 from modeseek.cli.experiments import Run, run
 from modeseek.cli.images import Image, Sample, image, sample
 from modeseek.cli.objects import Export, Object, export, object_3d
@@ -24,6 +25,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int | None]]] = {
     "image": (Image, image),
     "sample": (Sample, sample),
     "3d": (Object, object_3d),
+    "edit": (Edit, edit),
     "export": (Export, export),
     "run": (Run, run),
     "plan": (PlanOptions, show_plan),

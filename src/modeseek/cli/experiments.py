@@ -13,7 +13,7 @@ from modeseek.cli.options import Model, prior_choice, progress_bar
 @dataclass(frozen=True, kw_only=True)
 class Run(Model):
     """Run experiments: table1 table2 table3 table4 table3d fig1 fig2 fig3 fig4 fig5 fig6 fig8 fig9 oracle calibration frontier search
-    search4 prior zoo demo.
+    search4 prior zoo edit demo.
 
     Finished cells are kept in OUT/cells and not run again, so an interrupted run resumes where it stopped. Tables and figures are in
     OUT/NAME (OUT/NAME-quick with --quick, with -seedN for another seed).

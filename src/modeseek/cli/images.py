@@ -18,7 +18,8 @@ class Image(Prompted, Logged):
     """Distil images from a prompt into OUT: images, a page, a contact sheet over time, an animation, curves. Resumes after a kill."""
 
     method: str = "msd"
-    """sds, sjc, vsd, sdi, msd, msd-published or msd-persistent."""
+    """sds, sjc, vsd, sdi, msd, msd-published, msd-persistent; csd, nfsd, sds-bridge, ism, consistent3d, cfd, dsd, rfds, rfds-rev, sds-hifa,
+    sds-dreamtime, mean-shift, hd-ode."""
     seeds: int = 1
     """Number of images, optimised as one batch."""
     steps: int | None = None

@@ -27,6 +27,7 @@ from modeseek.core.checks import check_choice, check_integer, check_number
 from modeseek.core.errors import InvalidInput
 from modeseek.core.guidance import EVERYWHERE
 from modeseek.core.schedules import AdaptiveBandwidth, ExponentialBandwidth, stable_diffusion_levels
+from modeseek.distillation.literature import CALLS, LiteratureMethod, build_literature
 from modeseek.distillation.published import at_timestep
 from modeseek.gradients import MSD, SDI, SDS, SJC, VSD, Gradient, NoiseLevels, PersistentMSD
 from modeseek.gradients.base import NoisePolicy
@@ -36,7 +37,7 @@ from modeseek.priors.base import ImagePrior
 from modeseek.product.samplers import ProximalSampler, SplitSampler
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "method": ("sds", "sjc", "vsd", "sdi", "msd-split", "msd-proximal", "msd-persistent"),
+    "method": ("sds", "sjc", "vsd", "sdi", "msd-split", "msd-proximal", "msd-persistent", *CALLS),
     "optimiser": ("adam", "adamw", "sgd"),
     "schedule": ("constant", "cosine"),
     "noise": get_args(NoisePolicy),
@@ -81,7 +82,7 @@ class Recipe:
         published_guidance: the authors' scale s on Stable Diffusion, in this package's convention D_u + s (D_c - D_u); None: none stated.
     """
 
-    method: Literal["sds", "sjc", "vsd", "sdi", "msd-split", "msd-proximal", "msd-persistent"]
+    method: Literal["sds", "sjc", "vsd", "sdi", "msd-split", "msd-proximal", "msd-persistent"] | LiteratureMethod
     steps: int = 400
     optimiser: str = "adamw"
     lr: float = 1e-2
@@ -131,6 +132,8 @@ class Recipe:
             shares = (index / max(self.steps - 1, 1) for index in range(0, self.steps, self.refresh))
             more = 2 if self.as_published else 1
             return sum(inversion_steps(high + (low - high) * share, self.sampler_steps) + more for share in shares)
+        if self.method in CALLS:
+            return CALLS[self.method] * self.samples * -(-self.steps // self.refresh)
         each = {
             "sds": self.samples,
             "sjc": self.samples,
@@ -158,7 +161,26 @@ RECIPES: dict[str, Recipe] = {
 """By name; `modeseek image --method NAME`. How "msd" was found is in docs/results.md."""
 
 
-def get_recipe(name: str, *, recipes: dict[str, Recipe] = RECIPES, **changes: Any) -> Recipe:
+METHOD_RECIPES: dict[str, Recipe] = {
+    "csd": Recipe(method="csd"),
+    "nfsd": Recipe(method="nfsd", published_guidance=7.5),
+    "sds-bridge": Recipe(method="sds-bridge", published_guidance=40.0),
+    "ism": Recipe(method="ism", published_guidance=7.5),
+    "consistent3d": Recipe(method="consistent3d", published_guidance=101.0),
+    "cfd": Recipe(method="cfd", noise="fixed"),
+    "dsd": Recipe(method="dsd", noise="fixed", published_guidance=7.5),
+    "rfds": Recipe(method="rfds"),
+    "rfds-rev": Recipe(method="rfds-rev"),
+    "sds-hifa": Recipe(method="sds-hifa", timesteps=(980, 300)),
+    "sds-dreamtime": Recipe(method="sds-dreamtime"),
+    "mean-shift": Recipe(method="mean-shift", space="image", corrections=2, bandwidth=(8.0, 0.3), schedule="cosine"),
+    "hd-ode": Recipe(method="hd-ode", space="image", corrections=2, bandwidth=(8.0, 0.1), schedule="cosine"),
+}
+"""The methods of `modeseek.distillation.literature` by name; untuned."""
+ALL_RECIPES = RECIPES | METHOD_RECIPES
+
+
+def get_recipe(name: str, *, recipes: dict[str, Recipe] = ALL_RECIPES, **changes: Any) -> Recipe:
     """The recipe called `name` with the changes that are not None.
 
     Raises:
@@ -216,6 +238,8 @@ def build_gradient(
     first = recipe.first or start
     weight: Literal["eps", "dreamfusion"] = "eps" if recipe.method == "sjc" else "dreamfusion"
     levels = NoiseLevels(low=low, high=high, distribution="timestep", weight=weight, table=timesteps)
+    if recipe.method in CALLS:
+        return build_literature(recipe, prior, prompts, levels, scale=scale, negative=opposite, seed=seed)
     if recipe.method in ("sds", "sjc"):
         return (SDS if recipe.method == "sds" else SJC)(denoiser=denoiser, levels=levels, **stochastic)
     if recipe.method == "vsd":

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from modeseek.core.errors import InvalidInput
-from modeseek.distillation.recipes import RECIPES, Recipe, get_recipe
+from modeseek.distillation.recipes import METHOD_RECIPES, RECIPES, Recipe, get_recipe
 
 _VIEW = Recipe(
     method="msd-proximal", space="image", steps=250, lr=0.06, schedule="cosine", sampler_steps=5, refresh=5, bandwidth=(3.0, 0.4)
@@ -23,6 +23,7 @@ VIEW_RECIPES: dict[str, Recipe] = {
     "msd": _VIEW,
     "msd-persistent": replace(_VIEW, method="msd-persistent", refresh=1),
     **{name: replace(RECIPES[name], steps=250, lr=0.02, schedule="cosine") for name in ("msd-published", "sds", "vsd", "sdi")},
+    **{name: replace(recipe, steps=250, lr=0.02, schedule="cosine") for name, recipe in METHOD_RECIPES.items()},
 }
 """Recipes for views of an object, for a small volume; `modeseek 3d --method NAME`.
 

@@ -53,7 +53,7 @@ def NFSD(  # noqa: N802
     levels: NoiseLevels | None = None,
     **settings: Any,
 ) -> LinearScore:
-    """Noise-free score distillation; a `Gradient` of 2 or 3 denoiser calls per sample.
+    """Noise-free score distillation; a `Gradient` of 3 denoiser calls per sample.
 
     Args:
         conditional: D of the prompt, unguided.

@@ -12,7 +12,7 @@ the coefficients at each level and progress. Where a + a_n = 0 the injected nois
     NFSD         `NoiseFree`                s (eps_c - eps_0) + [t < 200: eps_0; else eps_0 - eps_neg]       3
     SDS-Bridge   `Bridge`                   first half SDS at s; then s (eps_target - eps_source)            2
 
-Calls: one per prediction with a coefficient other than 0 and per sample. An image prior's guided denoiser evaluates two prompts and
+Calls: one per prediction that the rule needs and per sample. An image prior's guided denoiser evaluates two prompts and
 counts as one call, so SDS through this class costs twice what `SDS` on a guided denoiser reports; the network does the same work.
 Sources: Classifier Score Distillation (Yu et al. 2023, arXiv:2310.19415), Noise-Free Score Distillation (Katzir et al. 2023,
 arXiv:2310.17590; no code of the authors is public), Rethinking Score Distillation as a Bridge (McAllister et al. 2024, arXiv:2406.09417).
@@ -34,7 +34,10 @@ from modeseek.gradients.monte_carlo import monte_carlo
 from modeseek.gradients.noise_levels import NoiseLevels
 
 Rule = Callable[[Tensor, float], tuple[Tensor | float, ...]]
-"""(sigma (batch,), progress) -> one coefficient per prediction and, last, that of the injected noise; each a number or (batch,)."""
+"""(sigma (batch,), progress) -> one coefficient per prediction and, last, that of the injected noise; each a number or (batch,).
+
+A prediction whose coefficient is the number 0 is not evaluated; one whose coefficient is a tensor always is, so that the cost does not
+depend on sigma."""
 
 BRIDGE_TARGET = ", detailed high resolution, high quality, sharp"
 BRIDGE_SOURCE = ", oversaturated, smooth, pixelated, cartoon, foggy, hazy, blurry, bad structure, noisy, malformed"
@@ -138,9 +141,8 @@ class LinearScore:
             noisy = copies_of_x + per_item(sigma, x) * n
             total = torch.zeros_like(x).repeat(len(noisy) // len(x), *[1] * (x.ndim - 1))
             for denoiser, coefficient in zip(counted, coefficients, strict=True):
-                weight = torch.as_tensor(coefficient).to(x)
-                if bool((weight != 0).any()):
-                    total = total + per_item(weight, x) * (noisy - denoiser(noisy, sigma))
+                if isinstance(coefficient, Tensor) or coefficient != 0:
+                    total = total + per_item(torch.as_tensor(coefficient).to(x), x) * (noisy - denoiser(noisy, sigma))
             return total + of_noise * per_item(sigma, x) * n
 
         gradient, target = monte_carlo(self, x, residual_at, progress=progress, rng=rng)

@@ -1,0 +1,56 @@
+"""`modeseek edit`: an image, the prompt that describes it, and the prompt of the edited image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from modeseek.cli.options import Logged, Model, command_line, prior_choice, progress_bar, run_folder
+from modeseek.cli.progress import report_files
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edit(Model, Logged):
+    """Edit an image towards another prompt with DDS or PDS into OUT: image-0.png, sheet.png, a page, curves. Resumes after a kill."""
+
+    image: tyro.conf.Positional[Path]
+    """The image file."""
+    source: str
+    """Prompt that describes the image."""
+    target: str
+    """Prompt that describes the edited image."""
+    method: str = "dds"
+    """dds, pds (coefficients of the released code) or pds-posterior (those of DDPM)."""
+    steps: int | None = None
+    """Steps of gradient descent, 100 by default."""
+    lr: float | None = None
+    """Learning rate."""
+    guidance: float | None = None
+    """Guidance scale s of both prompts."""
+    samples: int | None = None
+    """Monte-Carlo samples per estimate."""
+    seed: int = 0
+    """Seed of the gradient's randomness."""
+    out: Path | None = None
+    """Output folder; runs/edit/TARGET-METHOD by default."""
+
+
+def edit(command: Edit) -> None:
+    """Run `modeseek edit`."""
+    from modeseek.tasks.editing import EditRun, edit_image, get_edit_recipe
+    from modeseek.tasks.loggers import logged, logger
+
+    names = ("steps", "lr", "guidance", "samples")
+    recipe = get_edit_recipe(command.method, **{name: getattr(command, name) for name in names})
+    texts = {"image": str(command.image), "source": command.source, "prompt": command.target}
+    run = EditRun(**texts, prior=prior_choice(command), recipe=recipe, seed=command.seed)
+    out = run_folder(command.out, "edit", command.target, command.method)
+    with progress_bar(json_lines=command.json) as progress:
+        log = logger(command.log, out) if command.log else None
+        task = progress.add_task(f"{command.method}: loading {command.prior}", total=recipe.steps)
+        steps = edit_image(run, out, command=command_line("edit", command))
+        for step in steps if log is None else logged(steps, out, log):
+            progress.update(task, completed=step.index + 1, description=f"{command.method}: {step.calls:g} denoiser calls")
+    report_files([out / name for name in ("index.html", "run.json", "source.png", "image-0.png", "sheet.png")], json_lines=command.json)

@@ -1,0 +1,130 @@
+"""Recipes of the score distillation methods beyond the paper's baselines, on image priors.
+
+    name                what                                                                            calls per step
+    csd                 classifier score distillation, normalised                                       2
+    nfsd                noise-free score distillation, s 7.5; `negative` is its negative prompt         3
+    sds-bridge          SDS, then from a source text to a target text, s 40                             2
+    ism                 interval score matching, s 7.5                                                  4 to 7
+    consistent3d        two levels of one trajectory, one noise for all images                          2
+    cfd                 fixed noise per image, levels falling linearly in t                             1
+    dsd                 follows the trajectory of each image's noise, s 7.5                             4 to 12
+    rfds, rfds-rev      weight of a rectified flow; with one inversion step                             1, 2
+    sds-hifa            SDS with t from 980 to 300 by the square root of the progress                   1
+    sds-dreamtime       SDS with DreamTime's schedule                                                   1
+    mean-shift          one-call mean shift in image space with corrected encodings                     1
+    hd-ode              a step of the high-density ODE per optimiser step                               1
+
+Numbers are those of the authors where they state them for Stable Diffusion, else the defaults of the estimators (`modeseek.gradients`).
+Optimiser and steps are this package's. None of these recipes was tuned here. The null prompt is D_u, the guided denoiser at scale 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+from modeseek.core.errors import InvalidInput
+from modeseek.core.schedules import ExponentialBandwidth, stable_diffusion_levels
+from modeseek.gradients import CFD, CSD, DSD, HDODE, ISM, NFSD, RFDS, SDS, Consistent3D, Gradient, MeanShift, NoiseLevels, SDSBridge
+from modeseek.gradients.linear import BRIDGE_SOURCE, BRIDGE_TARGET
+from modeseek.priors.base import ImagePrior
+
+LiteratureMethod = Literal[
+    "csd",
+    "nfsd",
+    "sds-bridge",
+    "ism",
+    "consistent3d",
+    "cfd",
+    "dsd",
+    "rfds",
+    "rfds-rev",
+    "sds-hifa",
+    "sds-dreamtime",
+    "mean-shift",
+    "hd-ode",
+]
+CALLS: dict[str, float] = {
+    "csd": 2,
+    "nfsd": 3,
+    "sds-bridge": 2,
+    "ism": 4.5,
+    "consistent3d": 2,
+    "cfd": 1,
+    "dsd": 7.5,
+    "rfds": 1,
+    "rfds-rev": 2,
+    "sds-hifa": 1,
+    "sds-dreamtime": 1,
+    "mean-shift": 1,
+    "hd-ode": 1,
+}
+"""Denoiser calls per estimate and sample; ISM and DSD vary, and have their averages over a run."""
+
+
+def build_literature(
+    recipe: Any, prior: ImagePrior, prompts: Sequence[str], levels: NoiseLevels, *, scale: float, negative: str | None, seed: int
+) -> Gradient:
+    """The gradient of a recipe of this file.
+
+    Args:
+        recipe: a `Recipe` whose method is one of `CALLS`.
+        prior: the model.
+        prompts: one per object.
+        levels: timesteps of the recipe on the prior.
+        scale: guidance scale in force.
+        negative: negative prompt, or None.
+        seed: of noise that is not fresh.
+
+    Raises:
+        InvalidInput: a method that compares prompts on a model whose guidance is distilled into it; SDS-Bridge's suffixes on a prior that
+            does not know their words.
+    """
+    method = recipe.method
+    if prior.distilled and method in ("csd", "nfsd", "sds-bridge", "ism"):
+        raise InvalidInput(f"{method} compares predictions of several prompts, and this model has its guidance distilled into it")
+    stochastic: dict[str, Any] = {"samples": recipe.samples, "noise": recipe.noise, "seed": seed}
+    fixed = {"noise": "fixed" if recipe.noise == "fresh" else recipe.noise, "seed": seed}
+    axis = replace(levels, low=prior.sigmas[0], high=min(prior.sigmas[1], prior.data_std * 14.6), weight="eps")
+
+    def at(guidance: float) -> Any:
+        return prior.denoiser(prompts, guidance=guidance)
+
+    guided = prior.denoiser(prompts, guidance=scale, negative=negative)
+    if method in ("sds-hifa", "sds-dreamtime"):
+        return SDS(denoiser=guided, levels=replace(levels, anneal="sqrt" if method == "sds-hifa" else "dreamtime"), **stochastic)
+    if method == "cfd":
+        return CFD(denoiser=guided, levels=replace(levels, anneal="linear", weight="x0"), **fixed)  # type: ignore[arg-type]
+    if method in ("rfds", "rfds-rev"):
+        flow = replace(levels, distribution="flow", weight="flow")
+        return RFDS(denoiser=guided, inversion=at(1.0) if method == "rfds-rev" else None, levels=flow, **stochastic)
+    if method == "consistent3d":
+        return Consistent3D(denoiser=guided, levels=axis, noise="shared", seed=seed)
+    if method == "dsd":
+        return DSD(denoiser=guided, unguided=at(1.0), levels=replace(axis, weight="dreamfusion"), **fixed)  # type: ignore[arg-type]
+    if method in ("mean-shift", "hd-ode"):
+        start, end = (prior.data_std * bandwidth for bandwidth in recipe.bandwidth)
+        clamped = ExponentialBandwidth(start=min(start, prior.sigmas[1]), end=max(end, prior.sigmas[0]))
+        if method == "mean-shift":
+            return MeanShift(denoiser=guided, bandwidth=clamped)
+        return HDODE(denoiser=guided, bandwidth=clamped, steps=max(recipe.steps, 2))
+    null = prior.denoiser(prompts, guidance=0.0)
+    if method == "ism":
+        return ISM(denoiser=guided, null=null, levels=replace(axis, weight="x0"), noise=recipe.noise, seed=seed)
+    opposite = None if negative is None else prior.denoiser(prompts, guidance=0.0, negative=negative)
+    if method == "csd":
+        return CSD(conditional=at(1.0), null=null, negative=opposite, levels=replace(levels, weight="eps"), **stochastic)
+    if method == "nfsd":
+        threshold = max(prior.data_std * float(stable_diffusion_levels().sigmas[200]), prior.sigmas[0])
+        settings = {"scale": scale, "threshold": threshold, "levels": levels, **stochastic}
+        return NFSD(conditional=at(1.0), null=null, negative=opposite or null, **settings)
+    if opposite is not None:
+        return SDSBridge(conditional=at(1.0), null=null, target=at(1.0), source=opposite, scale=scale, levels=levels, **stochastic)
+    try:
+        target, source = (prior.denoiser([prompt + words for prompt in prompts], guidance=1.0) for words in (BRIDGE_TARGET, BRIDGE_SOURCE))
+    except InvalidInput as error:
+        raise InvalidInput(
+            f"SDS-Bridge appends words to the prompt that this prior does not know ({error}): give a negative prompt"
+        ) from error
+    return SDSBridge(conditional=at(1.0), null=null, target=target, source=source, scale=scale, levels=levels, **stochastic)

@@ -1,0 +1,104 @@
+"""Editing on a tiny pipeline and on solids: files, resume, what is refused, and what an edit leaves alone."""
+
+import json
+import os
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from modeseek.cli import main
+from modeseek.core.errors import InvalidInput, OutputError
+from modeseek.plots.images import save_image
+from modeseek.priors.solids import solids_prior
+from modeseek.reproduction.studies.edit import SCORED, TUNED, make_task, rms
+from modeseek.tasks.editing import EDIT_RECIPES, Edit, EditRecipe, EditRun, edit_image, get_edit_recipe, read_image
+from modeseek.tasks.prior_choice import PriorChoice
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "source.png"
+    save_image(path, torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0)))
+    return path
+
+
+def run_of(path, folder, method="dds", **changes):
+    recipe = get_edit_recipe(method, steps=3, **changes)
+    return EditRun(image=str(path), source="a red cat", prompt="a blue dog", prior=PriorChoice(name=str(folder)), recipe=recipe)
+
+
+@pytest.mark.parametrize("method", list(EDIT_RECIPES))
+def test_an_edit_leaves_its_files_and_is_done_once(pipeline_folder, picture, tmp_path, method):
+    run = run_of(picture, pipeline_folder("sd1"), method)
+    steps = list(edit_image(run, tmp_path / "out"))
+    assert steps[-1].calls == 6  # two prompts a step
+    assert {"run.json", "source.png", "image-0.png", "sheet.png", "curves.jsonl", "index.html"} <= set(os.listdir(tmp_path / "out"))
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["finished"]
+    assert list(edit_image(run, tmp_path / "out")) == []
+    with pytest.raises(OutputError, match="holds another run"):
+        list(edit_image(run_of(picture, pipeline_folder("sd1"), method, lr=0.7), tmp_path / "out"))
+
+
+def test_an_interrupted_edit_resumes_to_the_same_pixels(pipeline_folder, picture, tmp_path):
+    run = run_of(picture, pipeline_folder("sd1"))
+    list(edit_image(run, tmp_path / "whole"))
+    steps = edit_image(run, tmp_path / "cut")
+    next(steps)
+    steps.close()
+    list(edit_image(run, tmp_path / "cut"))
+    assert (tmp_path / "whole" / "image-0.png").read_bytes() == (tmp_path / "cut" / "image-0.png").read_bytes()
+
+
+def test_the_command_edits(pipeline_folder, picture, tmp_path, capsys):
+    command = ["edit", str(picture), "--source", "a red cat", "--target", "a blue dog", "--prior", str(pipeline_folder("sd1"))]
+    assert main([*command, "--steps", "2", "--out", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "image-0.png").exists()
+    assert main([*command, "--method", "other"]) == 1
+    assert "choose dds, pds, pds-posterior" in capsys.readouterr().err
+
+
+def test_bad_input_is_named(tmp_path):
+    (tmp_path / "text.png").write_text("no image")
+    with pytest.raises(InvalidInput, match="cannot be read as an image"):
+        read_image(tmp_path / "text.png", (8, 8))
+    with pytest.raises(InvalidInput, match="must descend"):
+        EditRecipe(method="dds", timesteps=(20, 980))
+    with pytest.raises(InvalidInput, match="images must be"):
+        Edit(solids_prior(), torch.zeros(1, 3, 8, 8), ["a red cube"], ["a blue cube"], EDIT_RECIPES["dds"])
+
+
+@pytest.mark.parametrize("method", list(EDIT_RECIPES))
+def test_an_edit_to_the_same_prompt_returns_the_source(method):
+    """The codec's error leaves no trace: the result is the source exactly."""
+    task = make_task("a red cube on a blue cylinder", "a green cube on a blue cylinder", 0)
+    prompt = [task.prompts[0]]
+    edit = Edit(solids_prior(), task.source[None], prompt, prompt, get_edit_recipe(method, steps=2))
+    list(edit)
+    assert_close(edit.images[0], task.source, rtol=0, atol=1e-6)
+
+
+def test_the_outside_of_an_edit_is_where_the_exact_renders_agree():
+    task = make_task("a red sphere on a green cylinder", "a purple sphere on a green cylinder", 3)
+    assert task.attribute == "colour"
+    assert rms(task.source - task.target, task.outside) == 0
+    assert rms(task.source - task.target, 1 - task.outside) > 0.1
+    assert make_task("a red cone", "a red cylinder", 3).attribute == "object"
+    assert make_task("a cyan cone on a red torus", "a cyan cone on a yellow torus", 3).attribute == "base colour"
+
+
+def test_scored_edits_are_not_those_of_the_tuning():
+    assert len(set(SCORED)) == 10
+    assert not set(SCORED) & set(TUNED)
+
+
+@pytest.mark.slow
+def test_dds_changes_the_colour_and_nothing_else():
+    from modeseek.reproduction.studies.edit import scores
+
+    task = make_task("a red sphere on a green cylinder", "a purple sphere on a green cylinder", 500)
+    edit = Edit(solids_prior(), task.source[None], [task.prompts[0]], [task.prompts[1]], EDIT_RECIPES["dds"])
+    list(edit)
+    found = scores(edit.images, [task])
+    assert found["changed"] == 1
+    assert found["outside"] < 2
