@@ -198,6 +198,22 @@ def test_a_checkpoint_of_another_shape_is_refused(tmp_path):
         list(distill(Splats(5), Pull(), steps=5, lr=0.02, checkpoint=tmp_path / "run.safetensors"))
 
 
+def test_a_parameter_of_a_new_name(tmp_path):
+    """It is optimised, but a checkpoint could not be resumed, which is said at the first save."""
+    splats = Splats()
+    for step in distill(splats, Pull(), steps=5, lr=0.02):
+        if step.index == 1:
+            splats.more = nn.Parameter(torch.zeros(1, 2, dtype=torch.float64))
+            splats.forward = lambda: Splats.forward(splats) + splats.more
+    assert float(splats.more.detach().abs().min()) > 1e-3
+    splats = Splats()
+    loop = distill(splats, Pull(), steps=5, lr=0.02, checkpoint=tmp_path / "run.safetensors", every=1)
+    next(loop)
+    splats.more = nn.Parameter(torch.zeros(1, 2, dtype=torch.float64))
+    with pytest.raises(InvalidInput, match="keeps the names of its parameters, and more came or went"):
+        next(loop)
+
+
 def test_wrong_replacements_are_named():
     splats = Splats()
     with pytest.raises(InvalidInput, match="no parameter 'centres'"):

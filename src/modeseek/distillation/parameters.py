@@ -52,6 +52,7 @@ class FollowingOptimiser:
         self.representation, self.lr, self.prepare = representation, lr, prepare
         self.factory = OPTIMISERS[factory] if isinstance(factory, str) else factory
         self.shapes = shapes_of(representation)
+        self.names = {name for name, _ in representation.named_parameters()}
         self._make()
 
     def follow(self) -> bool:
@@ -86,8 +87,18 @@ class FollowingOptimiser:
             group["lr"] = initial * factor
 
     def state_dict(self) -> dict[str, Any]:
-        """State of the optimiser, and the shapes of the module's entries that are no longer those it was made with."""
+        """State of the optimiser, and the shapes of the module's entries that are no longer those it was made with.
+
+        Raises:
+            InvalidInput: parameters were added or removed by name, which a module made anew could not take back.
+        """
         self.follow()
+        changed_names = {name for name, _ in self.representation.named_parameters()} ^ self.names
+        if changed_names:
+            raise InvalidInput(
+                f"a run with a checkpoint keeps the names of its parameters, and {', '.join(sorted(changed_names))} came or went: "
+                "replace parameters under their names (modeseek.replace_parameter)"
+            )
         changed = {name: list(shape) for name, shape in shapes_of(self.representation).items() if self.shapes.get(name) != shape}
         return {"state": self.optimiser.state_dict(), "reshaped": changed}
 
