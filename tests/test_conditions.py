@@ -1,5 +1,6 @@
 """Conditions beyond a string, guidance as a model was made for, codecs, and what schedulers say, against the pipelines' own code."""
 
+import json
 import math
 
 import diffusers
@@ -10,7 +11,8 @@ import transformers
 from PIL import Image
 from torch.testing import assert_close
 
-from modeseek import DiscreteLevels, InvalidInput, PromptCut
+from modeseek import DiscreteLevels, InvalidInput, Pixels, PromptCut, distill
+from modeseek.cli import main
 from modeseek.core.denoiser import EDM
 from modeseek.distillation.recipes import RECIPES, build_gradient, scale_of
 from modeseek.priors import PromptEmbeds, load_prior
@@ -68,6 +70,17 @@ def test_embeddings_are_their_prompts(family, record_property):
     with pytest.raises(InvalidInput, match="pooled"):
         prior.denoiser(swapped, guidance=1.0)
     record_property("supports", f"{family}: embeds")
+
+
+def test_distillation_with_embeddings(sd1):
+    pipe, prior = sd1
+    found = []
+    for prompts in (PROMPTS, embeds_of(pipe, "sd1", PROMPTS)):
+        images = Pixels([0, 1], size=prior.image_size)
+        steps = list(distill(images, prior, prompts, method="sds", steps=2, guidance=3.0))
+        assert len(steps) == 2
+        found.append(images().detach())
+    assert_close(*found)
 
 
 def test_embeddings_are_checked():
@@ -274,6 +287,24 @@ def test_distilled_models_say_so():
     prior = load_prior(tiny.build("flux-schnell"), image_size=(16, 16))
     with pytest.warns(UserWarning, match=r"distilled to need no guidance \(its network has no guidance input, as Flux schnell\)"):
         scale_of(RECIPES["msd"], prior)
+
+
+@pytest.mark.filterwarnings("ignore:.*distilled")
+def test_the_command_line_takes_the_models_scale(pipeline_folder, tmp_path):
+    arguments = [
+        "sample",
+        "a red cube",
+        "--prior",
+        str(pipeline_folder("flux-schnell")),
+        "--image-size",
+        "16",
+        "--seeds",
+        "1",
+        "--steps",
+        "1",
+    ]
+    assert main([*arguments, "--out", str(tmp_path)]) == 0
+    assert json.loads((tmp_path / "run.json").read_text())["guidance"] == 1.0
 
 
 def test_intervals_of_models_without_one():

@@ -589,7 +589,7 @@ def test_settings_that_do_not_exist(pipeline_folder):
     with pytest.raises(InvalidInput, match="device 'gpu'"):
         load_prior(folder, device="gpu")
     if not torch.cuda.is_available():
-        with pytest.raises(InvalidInput, match="cuda was asked for"):
+        with pytest.raises(InvalidInput, match="device cuda is not there"):
             load_prior(folder, device="cuda")
     with pytest.raises(InvalidInput, match="no autoencoder"):
         load_prior(pipeline_folder("pixels"), vae_dtype="float32")

@@ -14,7 +14,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from modeseek.distillation.recommend import recommend
 from modeseek.gradients import Gradient
 from modeseek.priors.base import ImagePrior
 from modeseek.priors.consistent import consistent_encode
+from modeseek.priors.pipelines.text import PromptEmbeds
 from modeseek.priors.sharded import sharded
 from modeseek.priors.view_dependent import ViewDependentPrior
 from modeseek.scaling.ranks import ALONE, Ranks
@@ -37,7 +38,7 @@ LOOP_SETTINGS = ("steps", "optimiser", "lr", "schedule", "space", "refresh", "en
 def distill(
     representation: nn.Module,
     model: ImagePrior | Gradient,
-    prompt: str | Sequence[str] | None = None,
+    prompt: str | Sequence[str] | PromptEmbeds | None = None,
     *,
     method: str | Recipe | None = None,
     negative: str = "",
@@ -57,7 +58,7 @@ def distill(
         representation: module whose forward gives a batch: images (batch, channels, height, width) in [0, 1] for an image prior, x itself
             for a gradient. Images of another size than the prior's are resized, bilinear with antialiasing, in either direction.
         model: an image prior (`modeseek.load_prior`, `modeseek.NetworkPrior`), or a gradient (`modeseek.MSD`, ...).
-        prompt: with a prior: one prompt for all images of the batch, or a list with one each.
+        prompt: with a prior: one prompt for all images of the batch, a list with one each, or their `PromptEmbeds`.
         method: with a prior: the name of a recipe, "msd" by default ("sds", "sdi", "vsd", ...; `modeseek.RECIPES`), or a `Recipe`.
         negative: with a prior: negative prompt.
         views: with a prior: a function that returns the view name of each image of the current batch ("front", "side", ...), for renderers
@@ -106,7 +107,7 @@ def distill(
 def optimise_recipe(
     representation: nn.Module,
     prior: ImagePrior,
-    prompts: Sequence[str],
+    prompts: Sequence[str] | PromptEmbeds,
     recipe: Recipe,
     *,
     guidance: float | None = None,
@@ -136,7 +137,7 @@ def optimise_recipe(
         raise InvalidInput("free latents are not images: choose space='latent', or the representation mlp or pixels")
     shared = sharded(prior, ranks)
     conditioned: Any = shared if views is None else ViewDependentPrior(prior=shared, names=views, azimuths=azimuths)
-    gradient = build_gradient(recipe, conditioned, prompts, guidance=guidance, negative=negative, seed=seed)
+    gradient = build_gradient(recipe, conditioned, cast("Sequence[str]", prompts), guidance=guidance, negative=negative, seed=seed)
     ranks.shard_gradient(representation)
     ranks.sum_gradients(getattr(gradient, "optimiser", None))
     size = RenderedSize()
@@ -189,12 +190,14 @@ def recipe_of(method: str | Recipe | None, *, kind: str, **settings: Any) -> Rec
     return replace(base, **settings)
 
 
-def prompts_of(prompt: str | Sequence[str] | None) -> list[str]:
-    """A list of prompts.
+def prompts_of(prompt: str | Sequence[str] | PromptEmbeds | None) -> list[str] | PromptEmbeds:
+    """A list of prompts, or embeddings as they are.
 
     Raises:
         InvalidInput: there is none.
     """
+    if isinstance(prompt, PromptEmbeds):
+        return prompt
     if prompt is None or (not isinstance(prompt, str) and not prompt):
         raise InvalidInput("an image prior needs a prompt: distill(renderer, prior, 'a red sphere'); an unconditional one takes ''")
     return [prompt] if isinstance(prompt, str) else list(prompt)

@@ -43,8 +43,14 @@ class ShardedPrior:
         self, prompts: Sequence[str], *, guidance: float | None = None, negative: Any = None, interval: Interval = EVERYWHERE
     ) -> Denoiser:
         """D of the prior, each item of x evaluated on one rank; Monte-Carlo samples are items too. One denoiser call."""
-        settings = {"guidance": guidance, "negative": negative, "interval": interval}
-        return ShardedDenoiser(prior=self.prior, ranks=self.ranks, prompts=tuple(prompts), settings=settings)
+        if not isinstance(prompts, Sequence) or not (negative is None or isinstance(negative, str | Sequence)):
+            raise InvalidInput("on several processes conditions are texts: give prompts in place of embeddings")
+        negatives = (negative,) * len(prompts) if negative is None or isinstance(negative, str) else tuple(negative)
+        if len(negatives) != len(prompts):
+            raise InvalidInput(f"{len(negatives)} negative prompts for {len(prompts)} prompts: give one text, or one per prompt")
+        settings = {"guidance": guidance, "interval": interval}
+        pairs = tuple(zip(prompts, negatives, strict=True))
+        return ShardedDenoiser(prior=self.prior, ranks=self.ranks, prompts=pairs, settings=settings)
 
     def encode(self, image: Tensor, *, rng: torch.Generator | None = None) -> Tensor:
         """x of all images, differentiable with respect to the local shard; a posterior sample is drawn in full on every rank."""
@@ -72,14 +78,14 @@ class ShardedPrior:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardedDenoiser:
-    """D with this rank's shard of the items evaluated locally; item k has prompt k modulo their number. Prompts are encoded on first
-    use."""
+    """D with this rank's shard of the items evaluated locally. Item k has the k-th (prompt, negative prompt), modulo their number; they
+    are encoded on first use."""
 
     prior: ImagePrior
     ranks: Ranks
-    prompts: tuple[str, ...]
+    prompts: tuple[tuple[str, str | None], ...]
     settings: dict[str, Any]
-    bound: dict[tuple[str, ...], Denoiser] = field(default_factory=dict, repr=False)
+    bound: dict[tuple[tuple[str, str | None], ...], Denoiser] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self._bound(slice(0, len(self.prompts)), len(self.prompts))  # wrong prompts and settings are refused here, on every rank
@@ -96,7 +102,10 @@ class ShardedDenoiser:
         needed = tuple(self.prompts[k % len(self.prompts)] for k in range(count)[local])
         needed = needed[:1] if len(set(needed)) == 1 else needed  # one prompt serves any number of items
         if needed not in self.bound:
-            self.bound[needed] = self.prior.denoiser(needed, **self.settings)
+            prompts, negatives = zip(*needed, strict=True)
+            self.bound[needed] = self.prior.denoiser(
+                prompts, negative=negatives[0] if len(set(negatives)) == 1 else negatives, **self.settings
+            )
         return self.bound[needed]
 
 

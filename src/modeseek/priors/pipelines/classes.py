@@ -1,7 +1,7 @@
 """Models without text: unconditional and class-conditional UNets in pixels (Ho et al. 2020), and DiT on latents (Peebles & Xie 2023).
 
 A prompt is a class, by number or by name where the model's folder names its classes (`id2label` in model_index.json). DiT has a class of
-its own for "no class"; a pixel UNet has none that it could be known by, so guiding it takes `negative` = the class to push away from.
+its own for "no class"; a pixel UNet states none, so guiding it needs `negative`, the class to push away from.
 An unconditional model takes empty prompts, one per item, and guidance changes nothing.
 """
 

@@ -31,12 +31,12 @@ from modeseek.priors.pipelines.z_image import z_image
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded pipeline and what was asked of it.
+    """A loaded pipeline and the settings of its load.
 
     Args:
         pipeline: diffusers' object.
         device: where x lives.
-        asked_size: (height, width) in pixels; None: the model's own.
+        image_size: (height, width) in pixels; None: the model's own.
         name: of its folder, file or hub id.
         index: model_index.json, where there is one.
         prediction, table: overrides of what the scheduler says.
@@ -44,7 +44,7 @@ class Model:
 
     pipeline: Any
     device: torch.device
-    asked_size: tuple[int, int] | None = None
+    image_size: tuple[int, int] | None = None
     name: str = ""
     index: Mapping[str, Any] = field(default_factory=dict)
     prediction: Prediction | None = None
@@ -62,14 +62,14 @@ class Model:
         return 2 ** (len(channels) - 1) if channels else int(self.pipeline.vae_scale_factor)
 
     def size(self, own: tuple[int, int] | None, multiple: int) -> tuple[int, int]:
-        """The image's size in pixels: the one asked for, else the model's own.
+        """The image's size in pixels: the one given, else the model's own.
 
         Raises:
             InvalidInput: no multiple of `multiple`, or neither is stated.
         """
-        if self.asked_size is None and own is None:
+        if self.image_size is None and own is None:
             raise InvalidInput("the network's configuration states no sample_size: give image_size=(height, width)")
-        height, width = self.asked_size or own  # type: ignore[misc]
+        height, width = self.image_size or own  # type: ignore[misc]
         if height < multiple or width < multiple or height % multiple or width % multiple:
             raise InvalidInput(f"image_size must be multiples of {multiple} for this model, got {(height, width)}")
         return height, width
@@ -186,8 +186,8 @@ def _flux(model: Model) -> PipelinePrior:
 def _dit(model: Model) -> PipelinePrior:
     config = model.pipeline.transformer.config
     own = side(config.sample_size, model.factor)
-    if own is None or model.asked_size not in (None, own):
-        raise InvalidInput(f"DiT's images have one size, {own}: image_size={model.asked_size} is not possible")
+    if own is None or model.image_size not in (None, own):
+        raise InvalidInput(f"DiT's images have one size, {own}: image_size={model.image_size} is not possible")
     count = config.num_embeds_ada_norm
     family = ClassConditional(
         pipeline=model.pipeline,

@@ -1,6 +1,6 @@
 """Where a pipeline lies on disk: a folder in diffusers' layout, or a model id of the Hugging Face hub in its cache.
 
-Nothing is downloaded unless asked. `HF_HUB_OFFLINE`, `HF_HOME` and `HF_HUB_CACHE` mean what they mean to the hub's own library.
+Nothing is downloaded unless `download` is set. `HF_HUB_OFFLINE`, `HF_HOME` and `HF_HUB_CACHE` mean what they mean to the hub's own library.
 """
 
 from __future__ import annotations

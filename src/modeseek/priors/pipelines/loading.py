@@ -196,7 +196,7 @@ def checked_device(device: str | torch.device) -> torch.device:
         raise InvalidInput(f"networks cannot be evaluated on device {device!r}: give cpu, cuda, cuda:1 or mps")
     count = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(found.type, 1)
     if (found.index or 0) >= count:
-        raise InvalidInput(f"device {found} was asked for, but torch {torch.__version__} finds {count} of that kind: give device='cpu'")
+        raise InvalidInput(f"device {found} is not there: torch {torch.__version__} finds {count} of that kind: give device='cpu'")
     return found
 
 

@@ -1,4 +1,4 @@
-"""A pipeline from one `.safetensors` checkpoint in the original layout, with nothing fetched unless asked.
+"""A pipeline from one `.safetensors` checkpoint in the original layout, with nothing fetched unless `download` is set.
 
 Such a file holds weights and no configuration. diffusers recognises the model by its tensors; the configuration and the tokenizers come
 from `config`, a folder in diffusers' layout (its weights are not needed), or from the hub's cache.
