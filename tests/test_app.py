@@ -134,6 +134,34 @@ def test_forms_are_options_of_the_command_line(tmp_path):
         image.job(form | empty | {"lr": "fast"})
 
 
+@pytest.mark.slow
+def test_edit_form_makes_an_edit(tmp_path):
+    from PIL import Image
+
+    from modeseek.cli.app import tabs
+
+    edit = next(tab for tab in tabs(tmp_path / "runs") if tab.image)
+    upload = tmp_path / "upload.png"
+    Image.new("RGB", (64, 64), (200, 30, 30)).save(upload)
+    form = {"source": "a red cube", "prompt": "a blue cube", "method": "dds", "prior": "", "device": "cpu", "image": str(upload)}
+    form |= {"steps": "3", "guidance": "", "lr": "", "seed": "", "negative": ""}
+    worker = Worker()
+    job = worker.start(edit.job(form))
+    worker.wait(200)
+    assert (job.state, job.done, job.error) == ("finished", 3, "")
+    page = job.page().read_text()
+    assert "source image" in page
+    assert "modeseek edit" in page
+    assert job.frame().name == "000002.png"
+    copy = tmp_path / "elsewhere.png"
+    copy.write_bytes(upload.read_bytes())
+    assert edit.job(form | {"image": str(copy)}).folder == job.folder  # the same image and settings resume
+    with pytest.raises(InvalidInput, match="upload a PNG"):
+        edit.job(form | {"image": None})
+    with pytest.raises(InvalidInput, match="takes no negative prompt"):
+        edit.job(form | {"negative": "blur"})
+
+
 def test_port_in_use_is_a_users_error():
     with loopback_socket(0) as listener:
         assert listener.getsockname()[0] == "127.0.0.1"

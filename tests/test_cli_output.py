@@ -112,6 +112,7 @@ def test_completion_names_the_commands(shell):
         ["image", "a cat", "--method", "sds", "--seeds", "3", "--interval", "900", "100", "--lr", "0.1", "--no-check"],
         ["3d", "a cat", "--perp-neg", "--low", "32", "100", "--guidance", "2.5"],
         ["sample", "--steps", "3", "--", "--a prompt like an option"],
+        ["edit", "photo.png", "--source", "a red cube", "--target", "a blue cube", "--method", "pds"],
     ],
 )
 def test_the_recorded_command_gives_the_same_options(words):

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modeseek.cli.editing import Edit, edit_run
 from modeseek.cli.images import Image, image_run
 from modeseek.cli.objects import Object, object_run
 from modeseek.cli.options import command_line
@@ -38,9 +39,11 @@ def tabs(root: Path) -> list[Tab]:
     from modeseek.app import Tab
     from modeseek.distillation.recipes import RECIPES
     from modeseek.distillation.recommend import VIEW_RECIPES
+    from modeseek.tasks.editing import EDIT_RECIPES
 
     image = Tab("Image", _default_first(RECIPES), partial(image_job, root), representations=("mlp", "pixels", "latents"))
-    return [image, Tab("3-D", _default_first(VIEW_RECIPES), partial(object_job, root), many=False)]
+    edit = Tab("Edit", tuple(EDIT_RECIPES), partial(edit_job, root), many=False, image=True)
+    return [image, Tab("3-D", _default_first(VIEW_RECIPES), partial(object_job, root), many=False), edit]
 
 
 def _default_first(recipes: dict[str, Any]) -> tuple[str, ...]:
@@ -74,12 +77,12 @@ def number(name: str, text: str, kind: type[int] | type[float]) -> int | float:
         raise InvalidInput(f"{name} must be {words} or empty, got {text!r}") from None
 
 
-def _folder(root: Path, kind: str, command: Any) -> Path:
+def _folder(root: Path, kind: str, command: Any, prompt: str) -> Path:
     """A folder of the command's own: the same settings give the same folder, so a stopped run resumes."""
     digest = hashlib.sha256(repr(replace(command, out=None)).encode()).hexdigest()[:8]
     from modeseek.core.files import slug
 
-    return root / kind / f"{slug(f'{command.prompt} {command.method}')}-{digest}"
+    return root / kind / f"{slug(f'{prompt} {command.method}')}-{digest}"
 
 
 def image_job(root: Path, form: dict[str, Any]) -> Job:
@@ -88,7 +91,7 @@ def image_job(root: Path, form: dict[str, Any]) -> Job:
     from modeseek.tasks.text_to_image import distill_images
 
     command = Image(**_shared(form), seeds=int(form["seeds"]), representation=form["representation"])
-    command = replace(command, out=_folder(root, "image", command))
+    command = replace(command, out=_folder(root, "image", command, command.prompt))
     run, out = image_run(command)
     words = command_line("image", command)
     return Job(title=run.prompt, folder=out, total=run.recipe.steps, steps=lambda: distill_images(run, out, command=words))
@@ -100,7 +103,33 @@ def object_job(root: Path, form: dict[str, Any]) -> Job:
     from modeseek.tasks.text_to_3d import distill_object
 
     command = Object(**_shared(form))
-    command = replace(command, out=_folder(root, "3d", command))
+    command = replace(command, out=_folder(root, "3d", command, command.prompt))
     run, out = object_run(command)
     words = command_line("3d", command)
     return Job(title=run.prompt, folder=out, total=run.recipe.steps, steps=lambda: distill_object(run, out, command=words))
+
+
+def edit_job(root: Path, form: dict[str, Any]) -> Job:
+    """The form of the edit tab as a job. The uploaded image is kept in `root`/sources under a name made of its content.
+
+    Raises:
+        InvalidInput: no image, or a negative prompt, which edits do not take.
+    """
+    from modeseek.app import Job
+    from modeseek.core.errors import InvalidInput
+    from modeseek.core.files import write_atomically
+    from modeseek.tasks.editing import edit_image
+
+    if not form["image"]:
+        raise InvalidInput("there is no source image: upload a PNG or JPEG file")
+    chosen = _shared(form)
+    if chosen.pop("negative"):
+        raise InvalidInput("an edit takes no negative prompt: leave the field empty")
+    target, data = chosen.pop("prompt"), Path(form["image"]).read_bytes()
+    kept = root / "sources" / f"{hashlib.sha256(data).hexdigest()[:16]}{Path(form['image']).suffix.lower()}"
+    write_atomically(kept, lambda temporary: temporary.write_bytes(data))
+    command = Edit(**chosen, image=kept, source=form["source"], target=target)
+    command = replace(command, out=_folder(root, "edit", command, command.target))
+    run, out = edit_run(command)
+    words = command_line("edit", command)
+    return Job(title=run.prompt, folder=out, total=run.recipe.steps, steps=lambda: edit_image(run, out, command=words))

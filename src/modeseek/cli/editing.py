@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
 from modeseek.cli.options import Logged, Model, command_line, prior_choice, progress_bar, run_folder
 from modeseek.cli.progress import report_files
+
+if TYPE_CHECKING:
+    from modeseek.tasks.editing import EditRun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,19 +41,30 @@ class Edit(Model, Logged):
     """Output folder; runs/edit/TARGET-METHOD by default."""
 
 
-def edit(command: Edit) -> None:
-    """Run `modeseek edit`."""
-    from modeseek.tasks.editing import EditRun, edit_image, get_edit_recipe
-    from modeseek.tasks.loggers import logged, logger
+def edit_run(command: Edit) -> tuple[EditRun, Path]:
+    """The run that the options describe, and its folder.
+
+    Raises:
+        InvalidInput: an unknown method, or a setting out of range.
+    """
+    from modeseek.tasks.editing import EditRun, get_edit_recipe
 
     names = ("steps", "lr", "guidance", "samples")
     recipe = get_edit_recipe(command.method, **{name: getattr(command, name) for name in names})
     texts = {"image": str(command.image), "source": command.source, "prompt": command.target}
     run = EditRun(**texts, prior=prior_choice(command), recipe=recipe, seed=command.seed)
-    out = run_folder(command.out, "edit", command.target, command.method)
+    return run, run_folder(command.out, "edit", command.target, command.method)
+
+
+def edit(command: Edit) -> None:
+    """Run `modeseek edit`."""
+    from modeseek.tasks.editing import edit_image
+    from modeseek.tasks.loggers import logged, logger
+
+    run, out = edit_run(command)
     with progress_bar(json_lines=command.json) as progress:
         log = logger(command.log, out) if command.log else None
-        task = progress.add_task(f"{command.method}: loading {command.prior}", total=recipe.steps)
+        task = progress.add_task(f"{command.method}: loading {command.prior}", total=run.recipe.steps)
         steps = edit_image(run, out, command=command_line("edit", command))
         for step in steps if log is None else logged(steps, out, log):
             progress.update(task, completed=step.index + 1, description=f"{command.method}: {step.calls:g} denoiser calls")

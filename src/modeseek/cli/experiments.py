@@ -7,11 +7,12 @@ from pathlib import Path
 
 import tyro
 
-from modeseek.cli.options import Model, prior_choice, progress_bar
+from modeseek.cli.options import Model, Reported, prior_choice, progress_bar
+from modeseek.cli.progress import report_files
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run(Model):
+class Run(Model, Reported):
     """Run experiments: table1 table2 table3 table4 table3d fig1 fig2 fig3 fig4 fig5 fig6 fig8 fig9 oracle calibration frontier search
     search4 prior zoo edit demo.
 
@@ -58,7 +59,7 @@ def run(command: Run) -> None:
         images=command.images,
         prior=prior_choice(command),
     )
-    with progress_bar() as progress:
+    with progress_bar(json_lines=command.json) as progress:
         for name in command.names:
             task = progress.add_task(name, total=None)
             for cell, done, total in EXPERIMENTS[name].run(
@@ -66,6 +67,9 @@ def run(command: Run) -> None:
             ):
                 progress.update(task, completed=done, total=total, description=f"{name}: {cell.title}")
             progress.update(task, description=name)
-    for name in command.names:
-        folder = EXPERIMENTS[name].folder(command.out, settings)
-        print(f"{name}: {folder / 'results.md'}", *(str(p) for p in sorted(folder.glob("*.png"))), sep="\n  ")
+    folders = [EXPERIMENTS[name].folder(command.out, settings) for name in command.names]
+    if command.json:
+        report_files([path for folder in folders for path in sorted(folder.iterdir()) if path.is_file()], json_lines=True)
+        return
+    for name, folder in zip(command.names, folders, strict=True):
+        print(f"{name}: {folder / 'index.html'}", *(str(p) for p in sorted(folder.glob("*.png"))), sep="\n  ")

@@ -9,11 +9,12 @@ from typing import Any
 
 import tyro
 
-from modeseek.cli.options import progress_bar
+from modeseek.cli.options import Reported, progress_bar
+from modeseek.cli.progress import report_files
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train:
+class Train(Reported):
     """Train an embedded network: fractal-a, fractal-a-weak, fractal-ab-weak, spiral, pinwheel or solids. Resumes after a kill."""
 
     name: tyro.conf.Positional[str]
@@ -56,14 +57,14 @@ def train_network(command: Train) -> None:
     config = chosen.config if command.iterations is None else replace(chosen.config, iterations=command.iterations)
     path = command.out / f"{command.name}.safetensors"
     average = None
-    with progress_bar() as progress:
+    with progress_bar(json_lines=command.json) as progress:
         task = progress.add_task(command.name, total=config.iterations)
         for step in training(chosen.density(), config, checkpoint=command.out / f"{command.name}.checkpoint.safetensors"):
             progress.update(task, completed=step.iteration, description=f"{command.name}: loss {step.loss:.4f}")
             average = step.average
     assert average is not None
     save_energy_net(average, path, density=command.name, iterations=str(config.iterations), seed=str(config.seed))
-    print(path)
+    report_files([path], json_lines=command.json)
 
 
 def train_prior(command: Train) -> None:
@@ -86,7 +87,7 @@ def train_prior(command: Train) -> None:
         config = replace(config, sizes=Sizes.of(start))
         if not stages.exists():
             restore(start, stages)
-    with progress_bar() as progress:
+    with progress_bar(json_lines=command.json) as progress:
         tasks: dict[str, Any] = {}
         for step in train_solids(folder, config, start=stages, device=device, minutes=command.minutes):
             if step.stage not in tasks:
@@ -99,4 +100,4 @@ def train_prior(command: Train) -> None:
     for what, found in measure(folder / "pipeline"):
         rows[what] = ", ".join(f"{name} {value:.1f} dB" if name == "PSNR" else f"{name} {value:.3f}" for name, value in found.items())
     write_text(folder / "pipeline" / "README.md", model_card(config, rows))
-    print(folder / "pipeline")
+    report_files([folder / "pipeline"], json_lines=command.json)

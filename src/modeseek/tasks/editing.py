@@ -3,10 +3,12 @@
 The optimised variable is the latent x, started at the encoded source. The result is the source plus what the edit changed,
 image + decode(x) - decode(encode(image)), so that a codec that is not exact leaves no trace where nothing was edited.
 
-run.json            the settings, and how the run ended
+index.html          the run's page
+run.json            the settings, their sources, and whether the run has finished
 source.png          the source image at the prior's size
 image-0.png         the edited image
-sheet.png           source and edited image side by side
+frames/             the edited image at about 24 steps
+sheet.png           source and edited image next to each other
 curves.jsonl        one line per step
 checkpoint.safetensors   from which a killed run resumes to the same pixels
 """
@@ -35,6 +37,8 @@ from modeseek.representations import Points
 from modeseek.tasks.prior_choice import PriorChoice
 from modeseek.tasks.provenance import described
 from modeseek.tasks.run_folder import CurveLog, claimed, complete, plain_config
+
+FRAMES = 24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,15 +79,15 @@ EDIT_RECIPES: dict[str, EditRecipe] = {
 
 @dataclass(frozen=True, kw_only=True)
 class EditRun:
-    """One edit of an image.
+    """The settings of an edit of an image.
 
     Args:
         image: path of the image; resized to the prior's size.
         source: prompt that describes the image.
         prompt: prompt that describes the edited image.
-        prior: which model.
+        prior: the image prior.
         recipe: the gradient and its settings.
-        seed: of the gradient's randomness.
+        seed: seed of the gradient's randomness.
     """
 
     image: str
@@ -224,8 +228,11 @@ def edit_image(run: EditRun, out: Path, *, command: str = "") -> Iterator[Step]:
         edit = Edit(prior, source[None], [run.source], [run.prompt], run.recipe, **kept)  # type: ignore[arg-type]
         curve = CurveLog(out)
         last: Step | None = None
+        stride = max(1, run.recipe.steps // FRAMES)
         for step in edit:
             curve.add(step)
+            if step.index % stride == 0 or step.index + 1 == run.recipe.steps:
+                save_image(out / "frames" / f"{step.index:06d}.png", edit.images[0].cpu())
             last = step
             yield step
         edited = edit.images[0].cpu()
