@@ -25,18 +25,21 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from PIL import Image
+
 TIMES = re.compile(rb'"(seconds|started|finished_at|created|date|time|duration|written)": *("[^"]*"|[0-9.e+-]+)')
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT}
 STATUSES = {"SIGKILL": (-9,), "SIGTERM": (143, 0), "SIGINT": (130, 0)}
 
 
-def commands(prior: str, steps: int, prompts: Path) -> dict[str, list[str]]:
+def commands(prior: str, steps: int, prompts: Path, image: Path) -> dict[str, list[str]]:
     """Name -> arguments without --out."""
     small = ["--prior", prior, "--steps", str(steps)]
     return {
         "image": ["image", "a red cube", *small, "--method", "msd", "--seeds", "2", "--sampler-steps", "3", "--refresh", "5"],
         "3d": ["3d", "a red cube", *small, "--method", "sds", "--views", "1", "--size", "16"],
         "sweep": ["sweep", str(prompts), *small, "--methods", "sds,msd", "--sampler-steps", "3", "--workers", "2", "--threads", "1"],
+        "edit": ["edit", str(image), "--source", "a red cube", "--target", "a blue cube", *small],
         "run": ["run", "table1", "--quick", "--workers", "2"],
         "train": ["train", "fractal-a-weak", "--iterations", str(30 * steps)],
     }
@@ -138,7 +141,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder, emptied first")
     parser.add_argument("--prior", default="solids", help="a small one makes it quick")
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--only", default="image,3d,sweep,run,train")
+    parser.add_argument("--only", default="image,3d,edit,sweep,run,train")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--signals", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
@@ -147,10 +150,12 @@ def main() -> int:
     options.out.mkdir(parents=True)
     prompts = options.out / "prompts.txt"
     prompts.write_text("a red cube\na blue sphere\n")
+    image = options.out / "image.png"
+    Image.new("RGB", (64, 64), (200, 40, 40)).save(image)
     chance = random.Random(options.seed)
     report: dict[str, object] = {}
     failures: list[str] = []
-    for name, arguments in commands(options.prior, options.steps, prompts).items():
+    for name, arguments in commands(options.prior, options.steps, prompts, image).items():
         if name not in options.only.split(","):
             continue
         whole, log = options.out / name / "whole", options.out / f"{name}.log"
