@@ -37,7 +37,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int | None]]] = {
     "doctor": (Doctor, doctor),
     "playground": (Playground, playground),
 }
-"""Name -> (options, function); a function may return an exit status. A new command is one file and one line here."""
+"""Name -> (options, function); a function may return an exit status. To add a command, add a file and a line here."""
 
 DISTRIBUTED = (Image, Object)
 
@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
         report_error(error, json_lines=getattr(command, "json", False))
         return 1
     except interrupts.Terminated:
-        print("modeseek: told to end (SIGTERM); run the same command again to resume", file=sys.stderr)
+        print("modeseek: stopped by SIGTERM; run the same command again to resume", file=sys.stderr)
         return interrupts.EXIT_STATUS
     except KeyboardInterrupt:
         print("modeseek: interrupted; run the same command again to resume", file=sys.stderr)

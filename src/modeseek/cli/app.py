@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class App:
-    """Type prompts in a browser: images, 3-D objects, edits, comparisons. Served on this machine's loopback interface alone."""
+    """Type prompts in a browser: images, 3-D objects, edits, comparisons. The server listens on the loopback interface only."""
 
     out: Path = Path("runs/app")
     """Folder for the runs."""
     port: int = 7860
-    """Port of the server; 0 takes a free one."""
+    """Port of the server; 0: any free port."""
 
 
 def app(command: App) -> None:
@@ -62,7 +62,7 @@ def number(name: str, text: str, kind: type[int] | type[float]) -> int | float:
     """The number in a field of a form.
 
     Raises:
-        InvalidInput: the text is no such number.
+        InvalidInput: the text is not a number of that type.
 
     Example:
         >>> number("steps", " 40 ", int)
@@ -78,7 +78,7 @@ def number(name: str, text: str, kind: type[int] | type[float]) -> int | float:
 
 
 def _folder(root: Path, kind: str, command: Any, prompt: str) -> Path:
-    """A folder of the command's own: the same settings give the same folder, so a stopped run resumes."""
+    """The output folder of a command. It depends on the settings only, so a stopped run resumes."""
     digest = hashlib.sha256(repr(replace(command, out=None)).encode()).hexdigest()[:8]
     from modeseek.core.files import slug
 
@@ -86,7 +86,7 @@ def _folder(root: Path, kind: str, command: Any, prompt: str) -> Path:
 
 
 def image_job(root: Path, form: dict[str, Any]) -> Job:
-    """The form of the image tab as a job."""
+    """Return the job that the form of the image tab describes."""
     from modeseek.app import Job
     from modeseek.tasks.text_to_image import distill_images
 
@@ -98,7 +98,7 @@ def image_job(root: Path, form: dict[str, Any]) -> Job:
 
 
 def object_job(root: Path, form: dict[str, Any]) -> Job:
-    """The form of the 3-D tab as a job."""
+    """Return the job that the form of the 3-D tab describes."""
     from modeseek.app import Job
     from modeseek.tasks.text_to_3d import distill_object
 

@@ -1,4 +1,4 @@
-"""`modeseek doctor`: versions, devices, and the optional packages that are missing with what each would give."""
+"""`modeseek doctor`: show versions, devices, and missing optional packages with the features that they enable."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Doctor:
 
 @dataclass(frozen=True)
 class Package:
-    """A package as it is found: its state, and its version or what its import said."""
+    """The state of a package, and its version or the error of its import."""
 
     name: str
     state: State
@@ -52,7 +52,7 @@ def examine(module: str, distribution: str) -> Package:
 
 
 def examined() -> dict[str, Any]:
-    """Everything that `modeseek doctor` prints."""
+    """Collect the facts that `modeseek doctor` prints."""
     import modeseek
 
     modules = {"pillow": "PIL"}
@@ -72,7 +72,7 @@ def examined() -> dict[str, Any]:
 
 
 def devices() -> list[str]:
-    """What torch can compute on, with the number of threads or the memory."""
+    """List the devices of torch, with the number of threads or the memory."""
     try:
         import torch
     except Exception:
@@ -98,7 +98,7 @@ def doctor(command: Doctor) -> int:
         wrong = [package for package in facts["packages"] if package["state"] != "ok"]
         print(f"extra {extra} ({facts['gives']}): " + ", ".join(_words(package) for package in facts["packages"]))
         if wrong:
-            print(f"  to get it: pip install 'modeseek[{extra}]'")
+            print(f"  to install: pip install 'modeseek[{extra}]'")
     if broken:
         print(f"broken: {', '.join(broken)}; reinstall with pip install --force-reinstall {' '.join(broken)}")
     return 1 if broken else 0

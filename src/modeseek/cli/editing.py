@@ -1,4 +1,4 @@
-"""`modeseek edit`: an image, the prompt that describes it, and the prompt of the edited image."""
+"""`modeseek edit`: edit an image, given a prompt that describes it and a prompt for the result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`modeseek run`: tables and figures of the paper, and further studies."""
+"""`modeseek run`: reproduce the paper's tables and figures, and run further studies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Run(Model, Reported):
     """Run experiments: table1 table2 table3 table4 table3d fig1 fig2 fig3 fig4 fig5 fig6 fig8 fig9 oracle calibration frontier search
     search4 prior zoo edit demo.
 
-    Finished cells are kept in OUT/cells and not run again, so an interrupted run resumes where it stopped. Tables and figures are in
+    Results are cached in OUT/cells, so an interrupted run resumes where it stopped. Tables and figures are written to
     OUT/NAME (OUT/NAME-quick with --quick, with -seedN for another seed).
     """
 
@@ -25,7 +25,7 @@ class Run(Model, Reported):
     out: Path = Path("runs")
     """Folder for results."""
     quick: bool = False
-    """Fewer points and draws through the same code: minutes."""
+    """Use fewer points and samples; takes minutes."""
     workers: int = 1
     """Worker processes; each gets an equal part of the cores."""
     retry_failed: bool = False
@@ -48,7 +48,7 @@ def run(command: Run) -> None:
     unknown = [name for name in command.names if name not in EXPERIMENTS]
     if unknown or not command.names:
         listing = "; ".join(f"{name}: {experiment.summary}" for name, experiment in EXPERIMENTS.items())
-        raise InvalidInput(f"no experiment is called {', '.join(unknown) or '(nothing)'}. There are {listing}")
+        raise InvalidInput(f"no experiment is called {', '.join(unknown) or '(nothing)'}. Available: {listing}")
     if not 1 <= command.images <= 32:
         raise InvalidInput(f"Table 4 takes 1 to 32 images per prompt, got --images {command.images}")
     settings = Settings(

@@ -1,4 +1,4 @@
-"""`modeseek image` and `modeseek sample`: from a prompt to images."""
+"""`modeseek image` and `modeseek sample`: generate images from a prompt."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Image(Prompted, Logged):
     sampler_steps: int | None = None
     """Sampler steps per draw; inversion steps of SDI."""
     interval: tuple[int, int] | None = None
-    """Timesteps between which guidance and kernel of msd-published act; 999 0 is everywhere."""
+    """Timesteps between which guidance and kernel of msd-published are active; 999 0 is the full range."""
     lr: float | None = None
     """Learning rate of the optimiser, 0.01 by default."""
     seed: int = 0
@@ -48,7 +48,7 @@ class Image(Prompted, Logged):
 
 @dataclass(frozen=True, kw_only=True)
 class Sample(Prompted):
-    """Sample images of a prompt with DDIM, the reference that every gradient is compared with."""
+    """Sample images of a prompt with DDIM, the reference for every gradient method."""
 
     seeds: int = 8
     """Number of images."""
@@ -59,7 +59,7 @@ class Sample(Prompted):
 
 
 def image_run(command: Image) -> tuple[ImageRun, Path]:
-    """The run that the options describe, and its folder.
+    """Return the run that the options describe, and its folder.
 
     Raises:
         InvalidInput: an unknown method.

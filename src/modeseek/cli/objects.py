@@ -1,4 +1,4 @@
-"""`modeseek 3d` and `modeseek export`: from a prompt to a 3-D object, and its meshes."""
+"""`modeseek 3d` and `modeseek export`: generate a 3-D object from a prompt, and export its meshes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ import tyro
 
 from modeseek.cli.options import Logged, Prompted, command_line, prior_choice, progress_bar, run_folder
 from modeseek.cli.progress import report_files
-
-if TYPE_CHECKING:
-    from modeseek.tasks.text_to_3d import ObjectRun
 
 if TYPE_CHECKING:
     from modeseek.tasks.text_to_3d import ObjectRun
@@ -39,7 +36,7 @@ class Object(Prompted, Logged):
     size: int | None = None
     """Side of a render in pixels; the prior's own by default, 512 with the paper's preset."""
     low: tuple[int, int] | None = None
-    """Another side until a step: --low 64 5000 renders 64 x 64 in the first 5000 steps."""
+    """Initial render size and the step at which it ends: --low 64 5000 renders 64 x 64 for the first 5000 steps."""
     perp_neg: bool = False
     """Use Perp-Neg between the names of the views."""
     seed: int = 0
@@ -53,7 +50,7 @@ class Export:
     run: tyro.conf.Positional[Path]
     """Folder of the run."""
     resolution: int = 128
-    """Cells per side of marching cubes."""
+    """Grid cells per side for marching cubes."""
     threshold: float | None = None
     """Density at the surface; suggested from the field by default."""
     texture: int = 1024
@@ -61,7 +58,7 @@ class Export:
 
 
 def object_run(command: Object) -> tuple[ObjectRun, Path]:
-    """The run that the options describe, and its folder.
+    """Return the run that the options describe, and its folder.
 
     Raises:
         InvalidInput: an unknown method.

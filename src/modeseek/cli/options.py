@@ -1,4 +1,4 @@
-"""Options and helpers that several commands share. Importing a command imports no torch, so that `--help` is quick."""
+"""Options and helpers that several commands share. Importing a command does not import torch, so `--help` is fast."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Model:
     config: str | None = None
     """For a checkpoint file: a folder with its configuration and tokenizers."""
     prediction: Literal["eps", "v", "x0", "flow"] | None = None
-    """What the network predicts, where the model's files are wrong."""
+    """Parametrisation of the network; overrides the model's files."""
     check: bool = True
     """Evaluate the model once when it is loaded."""
 
@@ -55,7 +55,7 @@ class Prompted(Model):
 
 
 def prior_choice(command: Model) -> PriorChoice:
-    """The prior that the options name."""
+    """Return the prior that the options select."""
     from modeseek.tasks.text_to_image import PriorChoice
 
     checked_guidance(getattr(command, "guidance", None))
@@ -65,7 +65,7 @@ def prior_choice(command: Model) -> PriorChoice:
 
 
 def checked_guidance(scale: float | None) -> float | None:
-    """The guidance scale, checked before anything is written.
+    """Check the guidance scale before anything is written, and return it.
 
     Raises:
         InvalidInput: it is not finite.
@@ -78,7 +78,7 @@ def checked_guidance(scale: float | None) -> float | None:
 
 
 def image_size_of(text: str | None) -> int | tuple[int, int] | None:
-    """The size that a text states: "512", or "512x768" (height x width).
+    """Parse an image size: "512", or "512x768" (height x width).
 
     Raises:
         InvalidInput: anything else.
@@ -98,14 +98,14 @@ def image_size_of(text: str | None) -> int | tuple[int, int] | None:
 
 
 def run_folder(out: Path | None, kind: str, *words: str) -> Path:
-    """The output folder: the one given, or one named after the command and its words, different for different words."""
+    """Return the output folder: `out` if given, else a folder whose name is derived from the command and `words`."""
     from modeseek.core.files import safe_name
 
     return out or Path("runs") / kind / safe_name(*words)
 
 
 def first_seeds(count: int) -> tuple[int, ...]:
-    """Seeds 0 to count - 1."""
+    """Return the seeds 0 to count - 1."""
     from modeseek.core.errors import InvalidInput
 
     if not 1 <= count <= 4096:
@@ -130,7 +130,7 @@ class Logged(Reported):
 
 
 def command_line(name: str, command: Any) -> str:
-    """The command line that gives the options of `command`, without defaults and without where results and reports go.
+    """Return the command line that reproduces `command`, without default values, the output folder and logging options.
 
     Example:
         >>> command_line("image", Prompted(prompt="a red cube", guidance=2.0, out=Path("x")))

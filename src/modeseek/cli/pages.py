@@ -1,4 +1,4 @@
-"""`modeseek page` and `modeseek compare`: the pages of runs, and one page for several."""
+"""`modeseek page` and `modeseek compare`: write the page of a run, or one page that compares several runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tyro
 
 @dataclass(frozen=True, kw_only=True)
 class PageCommand:
-    """Write index.html into the folder of each run, table or figure. Every command does this at its end; this one makes pages again."""
+    """Write index.html into the folder of each run, table or figure. Every command does this at its end; `page` rewrites the pages."""
 
     folders: tyro.conf.Positional[tuple[Path, ...]]
     """Folders that hold run.json or results.json."""

@@ -1,4 +1,4 @@
-"""`modeseek plan`: what a run will cost, before it is started."""
+"""`modeseek plan`: estimate the cost of a run before starting it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from modeseek.cli.objects import Object, object_run
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions:
-    """Measure three steps of a run and print its denoiser calls, time and memory, and what would lower them. Writes nothing."""
+    """Measure three steps of a run and print its denoiser calls, time and memory, and the options that reduce them. Writes no files."""
 
     run: tyro.conf.OmitSubcommandPrefixes[Annotated[Image, tyro.conf.subcommand("image")] | Annotated[Object, tyro.conf.subcommand("3d")]]
     """The command to plan, with its options."""

@@ -1,4 +1,4 @@
-"""`modeseek playground`: score distillation in the plane, in the browser."""
+"""`modeseek playground`: compare score-distillation methods on 2-D densities in the browser."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Progress of a command: a bar on a terminal, JSON lines with `--json`, nothing otherwise.
 
-The bar goes to stderr, so stdout holds results alone. It is hidden where stderr is no terminal. `NO_COLOR` turns colours off, here and in
-the help texts.
+The bar is written to stderr, so stdout contains results only. It is hidden if stderr is not a terminal. `NO_COLOR` disables colours, here
+and in the help texts.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Progress(Protocol):
 
 
 def progress_bar(*, shown: bool = True, json_lines: bool = False) -> Progress:
-    """The progress of a command.
+    """Return the progress display of a command.
 
     Args:
         shown: False in processes that report nothing.
@@ -58,9 +58,9 @@ class _Task:
 
 @dataclass
 class JsonProgress:
-    """Prints one JSON object a line: `{"event": "progress", "task", "done", "total", "seconds", "left"}`.
+    """Print one JSON object per line: `{"event": "progress", "task", "done", "total", "seconds", "left"}`.
 
-    `seconds` have passed since the task began and `left` is an estimate from this process's own steps, null before the second report.
+    `seconds` is the time since the task began. `left` is estimated from the steps of this process; it is null before the second report.
     """
 
     shown: bool = True
@@ -101,7 +101,7 @@ class JsonProgress:
 
 
 def report_files(paths: Sequence[Path], *, json_lines: bool = False) -> None:
-    """Print the files that a command has made, one per line, or as one JSON object `{"event": "done", "files": [...]}`."""
+    """Print the paths of the files that a command has written, one per line, or as one JSON object `{"event": "done", "files": [...]}`."""
     if json_lines:
         print(json.dumps({"event": "done", "files": [str(path) for path in paths]}), flush=True)
     else:

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 class SweepOptions(Model):
     """Distil every prompt with every method and every seed into OUT: a table, and a page with a grid of the results.
 
-    SOURCE is a text file with one prompt per line, or a YAML file that states the whole sweep. Finished cells are not run again, so the
-    same command resumes, and one that asks for more runs what is missing. Several such commands may work on one folder.
+    SOURCE is a text file with one prompt per line, or a YAML file that defines the sweep. Finished cells are not run again, so the
+    same command resumes, and a command with more prompts, methods or seeds runs only the new cells. Several commands may share a folder.
     """
 
     source: tyro.conf.Positional[Path]
     """prompts.txt, or sweep.yaml."""
     out: Path
-    """Output folder; on a disk that all machines share."""
+    """Output folder, on a disk that all machines can access."""
     task: Literal["image", "3d"] = "image"
     """Images, or 3-D objects."""
     methods: str = "msd"
@@ -76,11 +76,11 @@ class SweepOptions(Model):
     slurm: tuple[str, ...] = ()
     """SLURM: parameters of submitit as NAME=VALUE, such as slurm_partition=gpu timeout_min=240 mem_gb=32."""
     shard: str | None = None
-    """Run part K of N in this process, as K/N: for array jobs that do not know each other."""
+    """Run part K of N in this process, as K/N; for array jobs."""
     retry_failed: bool = False
     """Run cells again that failed in an earlier run."""
     lease: float = 60.0
-    """Seconds without a sign of life after which another worker takes over a cell."""
+    """Seconds without a heartbeat after which another worker takes over a cell."""
 
 
 def sweep(command: SweepOptions) -> None:
@@ -88,9 +88,9 @@ def sweep(command: SweepOptions) -> None:
     from modeseek.core.errors import CellsFailed
     from modeseek.sweeps.sweep import begin
 
-    asked = _sweep(command)
-    cells = asked.cells()
-    begin(asked, command.out)
+    chosen = _sweep(command)
+    cells = chosen.cells()
+    begin(chosen, command.out)
     failed: CellsFailed | None = None
     with progress_bar() as progress, ExitStack() as stack:
         task = progress.add_task(f"{len(cells)} cells", total=len(cells))
@@ -109,7 +109,7 @@ def sweep(command: SweepOptions) -> None:
 
 
 def _sweep(command: SweepOptions) -> Sweep:
-    """The sweep that the options state."""
+    """Return the sweep that the options describe."""
     from modeseek.core.errors import InvalidInput
     from modeseek.sweeps.reading import read_prompts, read_seeds, read_sweep
     from modeseek.sweeps.sweep import Sweep, methods_of
@@ -118,7 +118,7 @@ def _sweep(command: SweepOptions) -> Sweep:
     if command.source.suffix in (".yaml", ".yml"):
         stated = [name for name, value in changes.items() if value is not None]
         if stated or (command.methods, command.seeds, command.task) != ("msd", "0", "image"):
-            raise InvalidInput(f"{command.source} states the whole sweep: put {', '.join(stated) or 'methods, seeds and task'} into it")
+            raise InvalidInput(f"{command.source} defines the sweep: put {', '.join(stated) or 'methods, seeds and task'} into that file")
         found = read_sweep(command.source)
         return replace(
             found, priors=tuple(replace(prior, device=command.device) if command.device != "cpu" else prior for prior in found.priors)
@@ -140,7 +140,7 @@ def _sweep(command: SweepOptions) -> Sweep:
 
 
 def _run(command: SweepOptions, cells: list[Any], stack: ExitStack) -> Iterator[Any]:
-    """The cells as they finish."""
+    """Run the cells and yield each one when it finishes."""
     from modeseek.core.errors import InvalidInput
     from modeseek.sweeps.executors import ending, ray_executor, slurm_executor
     from modeseek.sweeps.reading import read_shard
@@ -191,7 +191,7 @@ def _parameters(words: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _show(cells: list[Any], out: Path) -> tuple[list[Path], int]:
-    """Write the table and the page of what is finished; returns their paths and the number of unfinished cells."""
+    """Write the table and the page of the finished cells; return their paths and the number of unfinished cells."""
     from modeseek.sweeps.cells import failure_of
     from modeseek.sweeps.page import write_page
     from modeseek.sweeps.sweep import described, rows_of

@@ -1,4 +1,4 @@
-"""`modeseek train`: train the embedded networks again."""
+"""`modeseek train`: train the embedded networks."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Train(Reported):
     start: Path | None = None
     """For solids: folder of a trained prior whose UNet is trained further; its other networks are kept."""
     device: str = "cpu"
-    """For solids: cpu, cuda, mps. On a GPU: larger batches and networks, and a UNet that is compiled if its gradient stays right."""
+    """For solids: cpu, cuda, mps. On a GPU, batches and networks are larger and the UNet is compiled if its gradient is unaffected."""
     minutes: float | None = None
-    """For solids: time for the whole training, in which every schedule ends; by default the number of steps decides."""
+    """For solids: time limit of the training in minutes; schedules are scaled to it. By default the number of steps decides."""
 
 
 def train(command: Train) -> None:

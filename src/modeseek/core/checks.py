@@ -1,4 +1,4 @@
-"""Checks of settings: a number in its range, a name among those there are. Each raises `InvalidInput` with what was given and expected."""
+"""Checks of settings: numbers in a range, names from a list. Each raises `InvalidInput`, which states the given and the expected value."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def check_number(name: str, value: Any, *, low: float = -LARGEST, high: float = 
 
 
 def check_integer(name: str, value: Any, *, low: int = 1, high: int = 10**9) -> None:
-    """Raise `InvalidInput` unless `value` is a whole number in [low, high]."""
+    """Raise `InvalidInput` unless `value` is an integer in [low, high]."""
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         raise InvalidInput(f"{name} must be a whole number from {low} to {high}, got {value!r}")
 
 
 def check_seed(name: str, value: Any) -> None:
-    """Raise `InvalidInput` unless `value` is a whole number in [0, 2^63)."""
+    """Raise `InvalidInput` unless `value` is an integer in [0, 2^63)."""
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < SEEDS:
         raise InvalidInput(f"{name} must be a whole number from 0 to 2^63 - 1, got {value!r}")
 

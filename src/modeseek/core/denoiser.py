@@ -41,7 +41,7 @@ class Denoiser(Protocol):
 def as_sigma(sigma: Tensor | float, x: Tensor) -> Tensor:
     """`sigma` as a tensor of shape () or (batch,) on x's device, checked to be finite and positive.
 
-    Its dtype is x's, but at least float32: bfloat16 has three digits, too few for a noise level.
+    Its dtype is x's, but at least float32: bfloat16 has about three significant digits, too few for a noise level.
 
     Raises:
         InvalidInput: sigma is not positive and finite, or its shape is neither () nor (batch,).
@@ -136,7 +136,7 @@ class DiscreteLevels:
     def timestep(self, sigma: Tensor) -> Tensor:
         """Fractional timestep of each sigma, in [0, T-1]; same shape as sigma.
 
-        Within 1e-4 of an integer it is that integer, so that a level of the table is called at its own timestep after rounding to float32.
+        Within 1e-4 of an integer it is that integer, so that each level of the table maps to its own timestep despite rounding to float32.
         """
         log_sigmas = self.sigmas.log().to(sigma.device, table_dtype(sigma.device))
         value = sigma.to(log_sigmas.dtype).log().clamp(log_sigmas[0], log_sigmas[-1])

@@ -1,8 +1,8 @@
-"""Every error a user can cause, by name: what was given, what was expected, what to do."""
+"""Errors that a user can cause. Each message states what was given, what was expected and what to do."""
 
 
 class ModeseekError(Exception):
-    """Base of all errors raised on purpose; its text is one line meant for a person."""
+    """Base class of all errors of this package; the message is one line for the user."""
 
 
 class InvalidInput(ModeseekError, ValueError):
@@ -10,7 +10,7 @@ class InvalidInput(ModeseekError, ValueError):
 
 
 class NonFiniteError(ModeseekError, FloatingPointError):
-    """A state or gradient became NaN or infinite; the run stopped and its last good state is kept."""
+    """A state or gradient became NaN or infinite; the run stopped, and its last finite state is kept."""
 
 
 class Degenerate(ModeseekError, RuntimeError):
@@ -18,11 +18,11 @@ class Degenerate(ModeseekError, RuntimeError):
 
 
 class WeightsError(ModeseekError, ValueError):
-    """A weight file is truncated, foreign, or does not fit the network it was opened for."""
+    """A weight file is truncated, in another format, or does not match the network."""
 
 
 class OutputError(ModeseekError, OSError):
-    """An output folder cannot be written, or holds results of another run."""
+    """An output folder cannot be written, or contains results of another run."""
 
 
 class MissingPackage(ModeseekError, ImportError):
@@ -30,15 +30,15 @@ class MissingPackage(ModeseekError, ImportError):
 
 
 class RankLost(ModeseekError, RuntimeError):
-    """Another process of a run on several died, froze or was stopped; the last checkpoint is complete."""
+    """Another process of a distributed run died, stopped responding or was stopped; the last checkpoint is complete."""
 
 
 class OutOfMemory(ModeseekError, MemoryError):
-    """A network did not fit into memory; the message names the options that lower what it needs."""
+    """A network did not fit into memory; the message names the options that reduce memory use."""
 
 
 class PromptCut(UserWarning):
-    """A prompt is longer than a text encoder reads; the text says what was cut. `warnings.simplefilter("error", PromptCut)` refuses."""
+    """A prompt exceeds a text encoder's limit; the message states what was cut. `warnings.simplefilter("error", PromptCut)` refuses."""
 
 
 class FolderInUse(OutputError):
@@ -46,7 +46,7 @@ class FolderInUse(OutputError):
 
 
 class WorkerLost(ModeseekError, RuntimeError):
-    """A worker process ended without an answer: it was killed, or ran out of memory."""
+    """A worker process ended without a result: it was killed, or ran out of memory."""
 
 
 class CellsFailed(ModeseekError, RuntimeError):
@@ -58,4 +58,4 @@ class CellsFailed(ModeseekError, RuntimeError):
 
 
 class DistilledModel(UserWarning):
-    """A model is taken for one that was distilled to need no guidance, so that none is the default; the text says why."""
+    """A model was identified as guidance-distilled, so guidance is off by default; the message states why."""

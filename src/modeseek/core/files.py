@@ -1,7 +1,7 @@
-"""Files that are either old or new, never half written: write a temporary file in the same folder, then rename it.
+"""Atomic file writes: write a temporary file in the same folder, then rename it.
 
-Names of files and folders made from prompts are here too (`safe_name`), and the checks of what is read: JSON and safetensors only, and
-no NaN in weights.
+This module also makes file names from prompts (`safe_name`) and checks files when they are read: only JSON and safetensors are accepted,
+and weights must not contain NaN.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Allowed = Literal["finite", "infinite", "any"]
 def write_atomically(path: Path, write: Callable[[Path], object], *, durable: bool = False) -> None:
     """Call `write` on a temporary file in the same folder, then rename it to `path`.
 
-    The temporary file's name ends in ".part", so that what a killed process leaves is never taken for a file of `path`'s kind.
+    The temporary file's name ends in ".part", so a partial file left by a killed process is never read as a complete one.
 
     Args:
         path: of the file.
@@ -57,7 +57,7 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, durable: bo
 
 
 def _reason(error: Exception) -> str:
-    """The operating system's words for an error, in one line."""
+    """Return the operating system's message for an error, in one line."""
     words = getattr(error, "strerror", None) or str(error)
     found = re.search(r'message: "([^"]+)"', words)  # of the form Error while serializing: I/O error: Os { code: 28, ... }
     return found[1] if found else " ".join(words.split()) or type(error).__name__
@@ -69,7 +69,7 @@ def slug(text: str, limit: int = 60) -> str:
 
 
 def safe_name(*words: str, limit: int = 80) -> str:
-    """A name for a file or folder: lower-case ASCII letters, digits and hyphens, at most `limit` bytes, different for different words.
+    """A name for a file or folder: lower-case ASCII letters, digits and hyphens, at most `limit` bytes; distinct words give distinct names.
 
     Where letters are lost (punctuation, other alphabets, length), a hash of the words is appended.
 
@@ -93,7 +93,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically. NaN and infinities raise `ValueError`: they are no JSON."""
+    """Write JSON atomically. NaN and infinities raise `ValueError`, because JSON has no such values."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
@@ -190,7 +190,7 @@ def read_state(path: Path, *, kind: str) -> dict[str, Any]:
     """Read what `write_state` wrote.
 
     Raises:
-        WeightsError: the file is missing, truncated, no safetensors file, of another kind, or holds NaN.
+        WeightsError: the file is missing, truncated, no safetensors file, of another kind, or contains NaN.
     """
     tensors, metadata = read_tensors(path, kind=kind, allow="infinite")
 

@@ -4,10 +4,11 @@ r"""Guidance: two denoisers in, one denoiser out (the paper's Eq. 13, in the one
 
 Classifier-free guidance (Ho & Salimans 2022) takes the unconditional denoiser as D_u, autoguidance (Karras et al. 2024) a worse model of
 the same condition. A limited interval (Kynkaanniemi et al. 2024) guides only where lo <= sigma <= hi. Since eps and score are
-linear in D, guiding D is guiding them. Do not confuse: threestudio's SDS, SJC and SDI write s for our s + 1.
-`Guided` makes two denoiser calls inside the interval; `GuidedPair` has one network answer for both at once. Outside it both make one.
+linear in D, guiding D is equivalent to guiding them. Note that s in threestudio's SDS, SJC and SDI corresponds to s + 1 here.
+`Guided` makes two denoiser calls inside the interval; `GuidedPair` gets both from one call. Outside the interval each makes one call.
 
-Perp-Neg (Armandpour et al. 2023) pushes off further conditions as well, each by the part of its direction that the followed one has not:
+Perp-Neg (Armandpour et al. 2023) also guides away from further conditions D_i, each along the component of its direction that is
+perpendicular to D_c - D_u:
 
     D = D_u + s (D_c - D_u + sum_i w_i perp(D_i - D_u, D_c - D_u)),   w_i <= 0
 """
@@ -95,7 +96,7 @@ class Guided:
 
 @dataclass(frozen=True, kw_only=True)
 class PerpNeg:
-    """A denoiser pushed off others beside its direction; itself a `Denoiser`. Calls: one of each denoiser inside the interval.
+    """A denoiser guided by Perp-Neg; itself a `Denoiser`. Inside the interval each denoiser is called once.
 
     Args:
         denoiser: D_c, the one to follow.

@@ -1,4 +1,4 @@
-"""Fingerprints of what defines a run, so that a checkpoint or a finished cell of other settings is never taken for its own.
+"""Fingerprints of the settings and weights of a run, which prevent it from reusing a checkpoint or a cell of other settings.
 
 `described` turns settings into text: dataclasses field by field, tensors and frozen networks by a digest of their values. `folder_digest`
 does the same for a model's folder. Large tensors and files are sampled at fixed places: a digest of a model of several gigabytes takes
@@ -28,10 +28,10 @@ def digest(text: str) -> str:
 
 
 def described(value: Any, depth: int = DEPTH) -> str:
-    """Settings as text that is the same in every process.
+    """Return settings as text that is the same in every process.
 
     Frozen networks enter with their values. Networks that are trained enter with their class and shapes alone, and objects that are not
-    dataclasses with their class, since their state changes as a run goes on.
+    dataclasses with their class, since their state changes during a run.
 
     Example:
         >>> from modeseek.core.schedules import LinearBandwidth

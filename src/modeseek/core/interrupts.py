@@ -1,7 +1,7 @@
-"""SIGTERM: finish the current step, save, leave.
+"""Handling of SIGTERM: finish the current step, save and exit.
 
-Schedulers send SIGTERM before they take a machine away. `terminable` turns the signal into `Terminated`. A loop that can save its state
-calls `deferred` around its steps and asks `requested` after each one; inside it the signal waits for that question. Everywhere else
+Schedulers send SIGTERM before they reclaim a machine. `terminable` turns the signal into `Terminated`. A loop that can save its state
+runs its steps inside `deferred` and checks `requested` after each one; there the signal only sets a flag. Everywhere else
 `Terminated` is raised at once. A second SIGTERM is never deferred. Ctrl-C (SIGINT) keeps Python's meaning: `KeyboardInterrupt`, at once.
 """
 
@@ -49,7 +49,7 @@ def terminable() -> Iterator[None]:
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Inside this block the first SIGTERM only sets `requested`; it is raised when the block ends, if nobody asked before."""
+    """Inside this block the first SIGTERM only sets `requested`; `Terminated` is raised at the end of the block at the latest."""
     _State.depth += 1
     try:
         yield
@@ -60,12 +60,12 @@ def deferred() -> Iterator[None]:
 
 
 def requested() -> bool:
-    """Whether a SIGTERM waits."""
+    """Return whether a SIGTERM is pending."""
     return _State.pending
 
 
 def leave_if_requested() -> None:
-    """Raise the `Terminated` that waits; call it once the state is saved."""
+    """Raise `Terminated` if a SIGTERM is pending; call it after saving the state."""
     if _State.pending:
         _State.pending = False
         raise Terminated

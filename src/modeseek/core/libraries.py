@@ -10,7 +10,7 @@ from modeseek.core.errors import MissingPackage
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """diffusers and transformers without progress bars and log lines: what matters is raised or warned of here.
+    """Return diffusers and transformers with progress bars and log lines disabled; this package raises its own errors and warnings.
 
     Raises:
         MissingPackage: one of them cannot be imported.

@@ -1,8 +1,8 @@
-"""One process at a time in a run's folder.
+"""Locks that give one process exclusive use of a run's folder.
 
-`locked` holds an exclusive lock of the operating system on the file `.lock` in the folder. The system drops the lock when the process ends,
-however it ends, so nothing has to expire. The file says who holds it. Locks of this kind also work between the machines of an NFSv4 mount.
-Temporary files of killed writers are removed when the lock is taken: nobody else writes there then.
+`locked` holds an exclusive lock of the operating system on the file `.lock` in the folder. The system releases the lock when the process
+ends for any reason, so no timeout is needed. The file names the holder. Such locks also work across machines on an NFSv4 mount.
+When the lock is acquired, temporary files of killed writers are removed, which is safe because no other process writes to the folder.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ POLL = 0.2  # seconds between two attempts
 
 @contextmanager
 def locked(folder: Path, name: str = "", *, wait: float = 0.0, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
-    """Hold the folder's lock inside this block; makes the folder, and removes the lock file at the end.
+    """Hold the folder's lock inside this block; create the folder if needed and remove the lock file at the end.
 
     Args:
         folder: of a run.
@@ -59,7 +59,7 @@ def remove_leftovers(folder: Path, name: str = "") -> None:
 
 
 def holder(path: Path) -> str:
-    """Who holds, or last held, the lock: "process 12 on host a since ..."."""
+    """Describe the process that holds, or last held, the lock: "process 12 on host a since ..."."""
     try:
         found = json.loads(path.read_text())
         return f"process {found['pid']} on {found['host']} since {found['since']}"

@@ -6,8 +6,8 @@ r"""Samplers of any denoiser: integrators of dx/dsigma = (x - D(x; sigma)) / sig
     invert      ddim upwards, from clean data to noise (DDIM inversion), one call per step
 
 `levels` (steps + 1,) or (steps + 1, batch) descend, and may end in 0, where the denoised state itself is the result; for `invert`
-they ascend and start above 0 (the clean x is taken for a state at the first level). These are not the paper's product samplers:
-those are in `modeseek.product.samplers`.
+they ascend and start above 0 (the clean x is used as the state at the first level). The paper's samplers of the product density are
+in `modeseek.product.samplers`.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def loglinear(steps: int, *, sigma_min: float = 0.002, sigma_max: float = 5.0, d
 
 
 def sampling_levels(steps: int, sigmas: tuple[float, float]) -> Tensor:
-    """Karras' levels over the range a network was trained at: (steps + 1,). Above 80 only noise is seen, so nothing starts higher.
+    """Karras' levels over the range a network was trained at: (steps + 1,). Capped at 80, above which states are essentially pure noise.
 
     Example:
         >>> sampling_levels(3, (0.03, 2000.0))[0]
@@ -60,7 +60,7 @@ def stable_diffusion_levels() -> DiscreteLevels:
     """Stable Diffusion's 1000 timesteps (Rombach et al. 2022), in which published settings of score distillation are stated:
     sqrt(beta) linear from sqrt(0.00085) to sqrt(0.012), sigma from 0.029 to 14.6.
 
-    Betas and their product are computed in float32, as diffusers' schedulers do, so that these levels are the ones of a loaded model.
+    Betas and their product are computed in float32, as diffusers' schedulers do, so these levels equal those of a loaded model.
 
     Example:
         >>> stable_diffusion_levels().sigmas[[0, 500, 999]].round(decimals=3)
@@ -128,17 +128,17 @@ class ExponentialBandwidth:
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptiveBandwidth:
-    r"""A bandwidth for each point: once wide enough to draw from the data, then local, and never smaller than the point is off.
+    r"""A bandwidth for each point: large at the first step, small afterwards, and never smaller than the point's distance from the data.
 
-        step 0     l = first                                     y is almost a draw of p: the points spread as the data do
+        step 0     l = first                                     y is approximately a sample of p
         later      l = max( L, reach rms(D(x; L) - x) )          at most `first`
                    L = start (end/start)^progress
 
-    Mean shift at a large bandwidth merges modes, and a slow fall from a large bandwidth merges them one after the other; that is
-    where recall is lost. This rule visits the large bandwidth once, for one draw, and goes on at the scale of the modes' own
-    width. A point whose residual at L says that the data are farther than L gets the bandwidth that reaches them.
+    Mean shift at a large bandwidth merges modes, and a bandwidth that decays slowly merges them one after another, which lowers
+    recall. This rule uses the large bandwidth for one draw and continues at the scale of the width of the modes. If the residual of a
+    point at L shows that the data are farther away than L, its bandwidth is increased to reach them.
 
-    Meant for draws taken whole (`optimiser="sgd", lr=1`): x <- y with one draw y ~ q(.|x) is a reversible Markov chain whose
+    Intended for full steps (`optimiser="sgd", lr=1`): x <- y with one draw y ~ q(.|x) is a reversible Markov chain whose
     stationary distribution is p(x) p_l(x) up to a constant, close to p^2 for small l: sharper than p, and with all of its modes. Averaging
     (many draws, a small rate, Adam) lowers that temperature further and costs coverage. One denoiser call per step unless reach = 0.
 

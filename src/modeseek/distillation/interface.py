@@ -1,7 +1,7 @@
 """`modeseek.distill`: optimise a renderer for a prompt, or any module along a gradient.
 
     distill(renderer, prior, "a red sphere", method="msd", steps=150)      the recipe of a method on an image prior
-    distill(points, MSD(denoiser=D), steps=150)                            a gradient of one's own
+    distill(points, MSD(denoiser=D), steps=150)                            any gradient
 
 The first form looks up the recipe of the method (`modeseek.recommend`), applies the settings given by keyword, builds its gradient and runs
 the second form. Every setting is therefore stated once.
@@ -180,7 +180,7 @@ def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def recipe_of(method: str | Recipe | None, *, kind: str, **settings: Any) -> Recipe:
-    """The recipe of a method with the settings given by keyword.
+    """Return the recipe of a method with the settings given by keyword.
 
     Raises:
         InvalidInput: an unknown method or setting; the message names the closest one.

@@ -12,10 +12,11 @@
     sds-hifa            SDS with t from 980 to 300 by the square root of the progress                   1
     sds-dreamtime       SDS with DreamTime's schedule                                                   1
     mean-shift          one-call mean shift in image space with corrected encodings                     1
-    hd-ode              a step of the high-density ODE per optimiser step                               1
+    hd-ode              one step of the high-density ODE per optimiser step                              1
 
-Numbers are those of the authors where they state them for Stable Diffusion, else the defaults of the estimators (`modeseek.gradients`).
-Optimiser and steps are this package's. None of these recipes was tuned here. The null prompt is D_u, the guided denoiser at scale 0.
+Settings are the authors' where they are stated for Stable Diffusion, otherwise the defaults of the estimators (`modeseek.gradients`).
+The optimiser and the number of steps were chosen for this package. None of these recipes was tuned.
+The null prompt is D_u, the guided denoiser at scale 0.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 r"""The loop: parameters theta -> image -> x -> gradient -> backward -> optimiser, yielded step by step.
 
-The caller decides what to log, plot or stop; the loop owns the optimiser, the random state and the checkpoint. A run that is killed
-and restarted with
-the same checkpoint ends at the same parameters as an uninterrupted one: the checkpoint holds parameters, optimiser, random state,
-cached targets, the
-gradient's state (VSD's network, a chain) and the step. `modeseek.gradients.cached` defines residuals in image space and cached targets.
+The caller decides what to log or plot and when to stop; the loop manages the optimiser, the random state and the checkpoint. A run that is
+killed and restarted with the same checkpoint ends with the same parameters as an uninterrupted one: the checkpoint holds parameters,
+optimiser, random state, cached targets, the gradient's state (VSD's network, a chain) and the step. `modeseek.gradients.cached` defines
+residuals in image space and cached targets.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ class Stop:
     """A convergence criterion: the bandwidth or the residual |m| of an object is at or below a threshold.
 
     The paper stops when the bandwidth falls below a threshold; |m| is 0 at a mode. The loop ends when every object has converged. The
-    defaults never stop early. `residual` is the norm of a whole object, which grows with the square root of its dimension.
+    defaults never stop early. `residual` is the norm over all coordinates of an object, which grows with the square root of its dimension.
     """
 
     bandwidth: float = 0.0
@@ -122,7 +121,7 @@ def optimise(
         steps: optimiser steps; schedules run over them.
         optimiser: "adam", "adamw", "sgd", or a factory `(parameters, lr) -> Optimizer`. It is called again when parameters of the
             representation were replaced (`modeseek.replace_parameter`), by the caller between two steps or by the representation itself.
-        lr: learning rate. With "sgd", lr 1 and MSD a step is the mean-shift iteration x <- mean of y.
+        lr: learning rate. With "sgd", lr 1 and MSD each step is the mean-shift iteration x <- mean of y.
         schedule: of the learning rate: "constant", or "cosine", falling to 0 at the end.
         encode: differentiable map from the rendered batch to x; None: x is the batch.
         decode: map from x to images, called once per estimate in image space, twice in the space "difference".
@@ -132,8 +131,8 @@ def optimise(
         accumulate: forward, estimate and backward passes averaged in one step.
         stop: convergence rule; None: run all steps.
         seed: of all randomness.
-        checkpoint: file to save to every `every` steps and at the end, and to resume from. A step is saved once the caller has taken it
-            and comes back for the next, so what the caller writes about a step is on disk before the step is.
+        checkpoint: file to save to every `every` steps and at the end, and to resume from. A step is saved when the caller
+            requests the next one, so the caller's own files for that step are already on disk.
         identity: text that defines the run beyond these arguments; a checkpoint with another identity is refused. None: a description of
             the gradient (`modeseek.core.identity`).
         ranks: processes of the run, all of which run this loop. Gradients of the parameters are summed over them, so the representation and
@@ -142,7 +141,7 @@ def optimise(
     Raises:
         InvalidInput: an unknown name, a number below 1, no parameters, or image space without `decode`.
         NonFiniteError: x or its gradient became NaN or infinite. The last good state is in the checkpoint: the one before
-            that step, or, where x itself is lost, the one last saved.
+            that step, or the last one saved, if x itself is not finite.
         OutputError: the checkpoint belongs to another run.
         WeightsError: the checkpoint is damaged, or holds NaN.
         Terminated: SIGTERM arrived where it is handled; the step was finished and saved.
@@ -220,7 +219,7 @@ def optimise(
 
 @dataclass
 class _Run:
-    """The state that a step changes, and its file. `parts` without a state are None."""
+    """The state of a run and its checkpoint file. `parts` without a state are None."""
 
     identity: str
     checkpoint: Path | None

@@ -1,8 +1,8 @@
 """The optimiser of a run, which follows the parameters of a representation when they are replaced.
 
-Densification assigns new parameters to a module in the middle of a run. An optimiser of PyTorch keeps the old ones and leaves the new ones
-where they are, without an error. `FollowingOptimiser` compares the module's parameters with those it optimises; if they differ, it makes
-the optimiser again with its factory and copies the state of all that stayed. Rows of a parameter replaced by
+Densification assigns new parameters to a module in the middle of a run. A PyTorch optimiser keeps optimising the old ones and
+silently ignores the new ones. `FollowingOptimiser` compares the module's parameters with those it optimises; if they differ, it creates
+a new optimiser with the factory and copies the state of all parameters that were kept. Rows of a parameter replaced by
 `modeseek.representations.replace_parameter` keep their state.
 """
 
@@ -26,7 +26,7 @@ OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 
 class FollowingOptimiser:
-    """An optimiser of a module's parameters, made again whenever they were replaced.
+    """An optimiser of a module's parameters that is recreated when they are replaced.
 
     Args:
         representation: the module.
@@ -56,7 +56,7 @@ class FollowingOptimiser:
         self._make()
 
     def follow(self) -> bool:
-        """Make the optimiser again if parameters were replaced, reshaped, added or removed; whether they were.
+        """Recreate the optimiser if parameters were replaced, reshaped, added or removed; return whether they were.
 
         Raises:
             InvalidInput: the factory returned an optimiser of parameters that the module no longer has.

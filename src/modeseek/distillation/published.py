@@ -1,6 +1,6 @@
-"""Where the numbers of the published recipes come from, and a prior called at a timestep that no noise level stands for.
+"""Sources of the published recipes' settings, and a prior evaluated at a timestep that corresponds to no noise level.
 
-Facts were read in the public code named with each; a test checks that every number of a published recipe has a source.
+Each entry cites the public code it was read from; a test checks that every setting of a published recipe has a source.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ SOURCES: dict[str, dict[str, str]] = {
 
 
 def at_timestep(prior: Any, t: float) -> Any:
-    """The same prior with its network called at timestep t whatever the noise level, or None where the network has no timesteps.
+    """Return the prior with its network evaluated at timestep t for every noise level, or None if the network has no timesteps.
 
-    Published SDI makes its first call at t < 0, which no noise level stands for. Wrappers of a prior (a field `prior`) are kept.
+    Published SDI makes its first call at t < 0, which corresponds to no noise level. Wrappers of a prior (a field `prior`) are kept.
     """
     names = {entry.name for entry in fields(prior)} if is_dataclass(prior) else set()
     if "prior" in names:

@@ -1,4 +1,4 @@
-r"""Settings of each gradient on an image prior: as its authors published them, and those found to work best here.
+r"""Settings of each gradient on an image prior: as published, and the best ones found for this package.
 
 A recipe states everything but the prior and the prompt: the gradient with its numbers, the space of the residual, how many steps
 one estimate serves, the optimiser. Noise levels are stated in Stable Diffusion's timesteps t of 1000 (sigma from 0.029 to 14.6), as in
@@ -126,7 +126,7 @@ class Recipe:
 
     @property
     def calls(self) -> float:
-        """Denoiser calls per object over a whole run."""
+        """Denoiser calls per object of a complete run."""
         if self.method == "sdi":
             high, low = self.timesteps
             shares = (index / max(self.steps - 1, 1) for index in range(0, self.steps, self.refresh))
@@ -181,7 +181,7 @@ ALL_RECIPES = RECIPES | METHOD_RECIPES
 
 
 def get_recipe(name: str, *, recipes: dict[str, Recipe] = ALL_RECIPES, **changes: Any) -> Recipe:
-    """The recipe called `name` with the changes that are not None.
+    """Return the recipe called `name` with the changes that are not None.
 
     Raises:
         InvalidInput: no recipe of that name.
@@ -192,9 +192,9 @@ def get_recipe(name: str, *, recipes: dict[str, Recipe] = ALL_RECIPES, **changes
 
 
 def scale_of(recipe: Recipe, prior: ImagePrior, guidance: float | None = None) -> float:
-    """The guidance scale in force: the recipe's, else the one given, else the authors' published one, else the prior's default.
+    """Return the guidance scale: the recipe's, else the given one, else the published one, else the prior's default.
 
-    Published scales were stated for Stable Diffusion. They serve where the prior's default is Stable Diffusion's own, 7.5.
+    Published scales are stated for Stable Diffusion. They are used only if the prior's default is that of Stable Diffusion, 7.5.
     """
     if recipe.guidance is not None or guidance is not None:
         return recipe.guidance if recipe.guidance is not None else float(guidance or 0.0)

@@ -4,7 +4,7 @@ r"""Default settings by what x is: an image, or a view of an object. `recommend(
     image    one image per item, optimised on its own              `modeseek.distillation.recipes.RECIPES`
     view     views of one object: renders from moving cameras      `VIEW_RECIPES`; `PAPER_VIEW_RECIPES` with the paper's optimiser
 
-Points in the plane have gradients of their own settings (`modeseek.MSD(denoiser=D)`); nothing measured there carries over to images.
+Points in the plane are optimised with a gradient directly (`modeseek.MSD(denoiser=D)`); settings found for them do not transfer to images.
 Bandwidths and noise levels of a recipe are per coordinate and in units of the data's standard deviation (`ImagePrior.data_std`), and are
 clamped to the range in which the prior's network was trained.
 """
