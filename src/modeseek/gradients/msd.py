@@ -2,10 +2,10 @@ r"""Mean-shift distillation (Thamizharasan et al. 2025, Eqs. 8-11 and Algorithm 
 
     g = x - (1/N) sum_i y_i,   y_i ~ q(.|x),   q(y|x) ~ p(y) N(y; x, l^2 I)
 
-so that -g is a Monte-Carlo estimate of the mean-shift vector m(x) = E_q[y] - x = D(x; l) - x = l^2 grad log p_l(x): it vanishes
-at the modes of p smoothed by the bandwidth l, and |g| is a convergence criterion. The paper prints the opposite sign, y - x, which is the
-ascent direction. How y is drawn is the sampler's business (`modeseek.product.samplers`), how l falls the schedule's. Cost: N draws, and the
-calls of an adaptive schedule.
+-g is a Monte-Carlo estimate of the mean-shift vector m(x) = E_q[y] - x = D(x; l) - x = l^2 grad log p_l(x). It vanishes at the
+stationary points of p smoothed by the bandwidth l, and |g| is a convergence criterion. The paper prints the opposite sign, y - x, which is
+the ascent direction. The sampler decides how y is drawn (`modeseek.product.samplers`, `modeseek.product.reverse`) and the schedule how l
+falls (`modeseek.core.schedules`). Cost: N draws, and one call of an adaptive schedule.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from modeseek.gradients.base import (
     generator_for,
     in_full_precision,
     mean_over_samples,
-    normal_like,
+    noise_like,
     residual,
 )
 from modeseek.product.samplers import ProductSampler, SplitSampler
@@ -36,11 +36,11 @@ class MSD:
 
     Args:
         denoiser: D of the (guided) prior.
-        bandwidth: schedule l(progress, x, denoiser) -> (batch,).
+        bandwidth: schedule l(progress, x, denoiser) -> (batch,), a standard deviation per coordinate.
         sampler: sampler of the product density.
         samples: N, draws per estimate.
-        noise: "fresh" or "fixed".
-        seed: of the fixed noise.
+        noise: start noise of the draws: "fresh", "fixed" per object, or "shared" by all objects.
+        seed: of noise that is not fresh.
 
     Example:
         >>> from modeseek.product.samplers import ExactSampler
@@ -67,7 +67,7 @@ class MSD:
         bandwidth = self.bandwidth(progress, x, scheduling)
 
         def evaluate(copies_of_x: Tensor, copies: int) -> Tensor:
-            return self.sampler(drawing, copies_of_x, bandwidth.repeat(copies), normal_like(copies_of_x, noise_rng))
+            return self.sampler(drawing, copies_of_x, bandwidth.repeat(copies), noise_like(x, copies, self.noise, noise_rng))
 
         target = mean_over_samples(x, self.samples, evaluate)
         calls = scheduling.calls + drawing.items / len(x)

@@ -1,17 +1,16 @@
-r"""Mean-shift distillation with a persistent chain: one denoiser call per estimate, the price of SDS.
+r"""Mean-shift distillation with a persistent chain: one denoiser call per estimate, as many as SDS.
 
     g = x - D_q(z; sigma_i),   then   z <- z + (sigma_{i+1} - sigma_i) (z - D_q)/sigma_i,   i <- i + 1
 
-z is the state of a DDIM sampler of the product density q(y|x) ~ p(y) N(y; x, l^2 I), and D_q its denoiser
-(`modeseek.product.denoisers`) with the
-centre x and the bandwidth l of the moment. A draw that MSD makes in one step is spread over as many steps as it has levels, in which x
-follows the chain's own prediction. At its end, where D_q is a finished draw y, the chain starts again at x + sigma_0 n: from
-sigma_max the first time, later from min(spread l, sigma_max). The idea is that of persistent chains for energy models (Tieleman
-2008); here it is ours. While x and l stand still the chain makes the very draw of `ProximalSampler`.
+z is the state of a DDIM sampler of the product density q(y|x) ~ p(y) N(y; x, l^2 I), and D_q its denoiser (`modeseek.product.denoisers`)
+with the current centre x and bandwidth l. A draw that MSD makes in one step is spread over as many steps as it has levels, and x follows
+the chain's prediction. At its end, where D_q is a finished draw y, the chain restarts at x + sigma_0 n: from sigma_max the first time,
+later from min(spread l, sigma_max). Persistent chains are used in the training of energy models (Tieleman 2008). While x and l are
+constant, the chain makes the same draw as `ProximalSampler`.
 
-Estimating never moves the chain: a call proposes, `adapt` commits, and the loop calls it after each estimate. At equal calls it ends where
-full draws held for as many steps do or higher, and far above a full draw per step; following the chain beats waiting for its draws (docs:
-"A chain instead of draws").
+Calling the estimator does not move the chain: a call proposes the next state, and `adapt`, which the loop calls after each estimate,
+commits it. At equal calls its result is at least as good as that of full draws cached for as many steps, and better than
+a full draw per step.
 """
 
 from __future__ import annotations
@@ -25,22 +24,22 @@ from torch import Tensor
 from modeseek.core.denoiser import Counted, Denoiser, per_item
 from modeseek.core.errors import InvalidInput
 from modeseek.core.schedules import Bandwidth, LinearBandwidth
-from modeseek.gradients.base import Estimate, NoisePolicy, check_point, generator_for, in_full_precision, normal_like, residual
+from modeseek.gradients.base import Estimate, NoisePolicy, check_point, generator_for, in_full_precision, noise_like, residual
 from modeseek.product.denoisers import ExactProduct, ProximalProduct
 from modeseek.product.samplers import ProximalSampler
 
 
 @dataclass(frozen=True, kw_only=True)
 class PersistentMSD:
-    """Mean-shift distillation along a chain; a `Gradient` of one denoiser call that also moves through `adapt`. One object a run.
+    """Mean-shift distillation along a chain; a `Gradient` of one denoiser call with a state that `adapt` advances. One instance per run.
 
     Args:
         denoiser: D of the (guided) prior.
         bandwidth: schedule l(progress, x, denoiser) -> (batch,).
-        sampler: the draw that a chain makes: its levels and data_std; DDIM alone. The first chain starts at its sigma_max.
+        sampler: levels and data_std of the chain's draws; DDIM only. The first chain starts at its sigma_max.
         exact: take the product's exact denoiser in place of the proximal one.
         target: "current", D_q at the chain's level, or "drawn", the last finished draw (until there is one, "current").
-        noise: "fresh" or "fixed", at each start of a chain. Fixed noise pulls the same way in every draw, and free points run away with it.
+        noise: "fresh" or "fixed", at each start of a chain. Fixed noise pulls in the same direction in every draw, and free points diverge.
         seed: of the fixed noise.
 
     Example:
@@ -107,7 +106,7 @@ class PersistentMSD:
 
     def _started(self, x: Tensor, draw: ProximalSampler, bandwidth: Tensor, rng: torch.Generator) -> dict[str, Any]:
         levels = draw.levels(bandwidth.to(x))
-        noise = normal_like(x, generator_for(self.noise, self.seed, rng))
+        noise = noise_like(x, 1, self.noise, generator_for(self.noise, self.seed, rng))
         return {"z": x + per_item(levels[0], x) * noise, "levels": levels, "index": 0}
 
     def _product(self, denoiser: Denoiser, x: Tensor, bandwidth: Tensor) -> Denoiser:

@@ -29,13 +29,13 @@ class Dot:
 
 def save_dots(path: Path, panels: Sequence[tuple[str, Sequence[Dot]]], *, x_label: str, y_label: str, groups: Sequence[str]) -> None:
     """Write a PNG of side-by-side plots over the unit square, up and right being better; one colour per group, one area scale."""
-    figure = Figure(figsize=(6.2 * len(panels), 6.0), layout="constrained")
+    figure = Figure(figsize=(6.2 * len(panels) + 1.5, 6.0), layout="constrained")
     colours = dict(zip(groups, COLOURS, strict=False))
     for axes, (title, dots) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for dot in sorted(dots, key=lambda dot: -dot.calls):
             axes.scatter(dot.x, dot.y, s=area(dot.calls), c=colours[dot.group], alpha=0.75, linewidths=0.5, edgecolors="white")
         lowest = min((dot.y for dot in dots), default=0.0)
-        axes.set(xlim=(-0.03, 1.03), ylim=(max(lowest - 0.08, -0.03), 1.08))
+        axes.set(xlim=(-0.03, 1.03), ylim=(max(lowest - 0.08, -0.03), 1.2), yticks=[tick / 5 for tick in range(6)])
         _label(axes, dots, colours)
         axes.annotate(
             "better", (0.985, 0.985), (0.9, 0.9), xycoords="axes fraction", fontsize=9, color=INK, arrowprops={"arrowstyle": "->"}
@@ -49,7 +49,7 @@ def save_dots(path: Path, panels: Sequence[tuple[str, Sequence[Dot]]], *, x_labe
         first.scatter([], [], s=60, c=colour, label=group)
     for calls in (100, 1000, 5000):
         first.scatter([], [], s=area(calls), c="#d8dade", label=f"{calls} calls")
-    first.legend(fontsize=8, loc="lower left", framealpha=0.9, labelspacing=0.9)
+    figure.legend(*first.get_legend_handles_labels(), fontsize=8, loc="outside right upper", labelspacing=0.9, frameon=False)
     save(path, figure)
 
 
@@ -77,6 +77,7 @@ def _label(axes: Axes, dots: Sequence[Dot], colours: dict[str, str]) -> None:
                     moved = True
         if not moved:
             break
+    places[:, 1] = places[:, 1].clip(axes.get_ylim()[0] + height / 2, axes.get_ylim()[1] - height / 2)
     for dot, (x, y) in zip(dots, places, strict=True):
         if abs(y - dot.y) > 1.2 * height:
             axes.plot([dot.x, x], [dot.y, y], color=colours[dot.group], linewidth=0.5, alpha=0.6)

@@ -1,16 +1,17 @@
 r"""The kernel product: from a denoiser of p to a denoiser of $q(y|c) \propto p(y)\, N(y; c, \ell^2 I)$ (paper, Eqs. 8-9).
 
 The mean-shift vector is $m(c) = E_q[y] - c$. Both wrappers give an ordinary denoiser, from which any sampler draws; both cost the
-calls of the denoiser they wrap and are stable for every bandwidth. They must be the outermost wrapper: guidance has to
-see the level at which the network is asked.
+calls of the denoiser they wrap and are stable for every bandwidth. They must be the outermost wrapper, because guidance depends on the
+level at which the network is evaluated. Bandwidths are standard deviations per coordinate.
 
     exact      1/s^2 = 1/sigma^2 + 1/l^2,  c' = s^2 (z/sigma^2 + c/l^2)       D_q(z; sigma) = D_p(c'; s)
     proximal   r^2 = sigma^2 d^2 / (sigma^2 + d^2)                             D_q(z; sigma) ~ D + (c - D) r^2 / (r^2 + l^2)
 
-`exact` is an identity, two Gaussian observations of y being one. Its weak point: a learned network is asked at c', which carries less
-noise than level s promises where c is clean. `proximal` asks the network only at (z, sigma), where it was trained; it takes the
-posterior p(y|z) for a Gaussian of variance r^2 and is exact when p is a Gaussian of variance d^2.
-The paper adds the kernel's score to the network's instead (Eq. 12): see `modeseek.product.samplers`.
+`exact` is an identity: two Gaussian observations of y are equivalent to one. Its weak point is a learned network, which it evaluates at c';
+where c is clean, c' has less noise than the level s implies. `proximal` evaluates the network at (z, sigma) only, where it was trained. It
+approximates the posterior p(y|z) by a Gaussian of variance r^2 and is exact when p is a Gaussian of variance d^2; it is the "joint
+forward-posterior" guidance of the library azula with the identity as operator, and the step of DiffPIR (Zhu et al. 2023, arXiv:2305.08995)
+in the limit r -> sigma. The paper adds the kernel's score to the network's instead (Eq. 12): see `modeseek.product.samplers`.
 """
 
 from __future__ import annotations

@@ -1,16 +1,17 @@
-r"""Drawing y from the product density $q(y|x) \propto p(y) N(y; x, \ell^2 I)$: the paper's two samplers and ours.
+r"""Samplers of the product density $q(y|x) \propto p(y) N(y; x, \ell^2 I)$: the paper's two, the exact and the proximal one.
 
-Every sampler is called `draw(denoiser, centre, bandwidth, noise) -> y`, with noise ~ N(0, I) shaped like the centre: all
-chance is in it. With z the state, sigma its level and x the centre:
+Every sampler is called as `sampler(denoiser, centre, bandwidth, noise) -> y`. The noise is N(0, I), shaped like the centre, and the only
+source of randomness. With z the state, sigma its level and x the centre:
 
     EulerSampler      z <- z + dsigma (eps(z; sigma) + (z - x)/l^2)            Eq. 12, as published
     SplitSampler      z' = DDIM step of z; z <- c + (z' - c) exp(dsigma/l^2)   Eqs. 14-15 and Algorithm 2, as published
-    ExactSampler      DDIM or Heun on `ExactProduct`                           ours, exact in the limit of many steps
-    ProximalSampler   DDIM or Heun on `ProximalProduct`                        ours, exact for Gaussian data
+    ExactSampler      DDIM or Heun on `ExactProduct`                           exact in the limit of many steps
+    ProximalSampler   DDIM or Heun on `ProximalProduct`                        exact for Gaussian data
 
 In Eq. 12 the printed sign of the kernel term pushes away from x; the sign here pulls. The explicit step is unstable once
-|dsigma| > l^2. The split step is stable, but exp(-sigma_max/l^2) wipes out the start noise: y is a deterministic function of x and
-not a sample of q (docs: "What the paper's sampler computes"). Each costs `steps` denoiser calls with DDIM, unless it says more.
+|dsigma| > l^2. The split step is stable, but exp(-sigma_max/l^2) damps the start noise to zero: y is a deterministic function of x and
+not a sample of q (docs: "Where the paper slips"). Each costs `steps` denoiser calls with DDIM, unless stated otherwise. The reverse process
+of the model as a sampler of q is in `modeseek.product.reverse`.
 """
 
 from __future__ import annotations
@@ -181,8 +182,8 @@ class ExactSampler:
 class ProximalSampler:
     """Draws of q, approximately, by an ordinary sampler on `ProximalProduct`, started around the centre: z = c + sigma_0 n.
 
-    The start's error is of relative size (l / sigma_0)^2, so levels far above l do nothing for a small l: with `spread`, those few levels
-    that an image prior can afford lie near l.
+    The error of the start is of relative size (l / sigma_0)^2, so levels far above l do not matter for a small l. With `spread`, the few
+    levels that an image prior can afford are placed near l.
 
     Args:
         steps: levels.
