@@ -1,4 +1,4 @@
-"""One run at a time in a thread of its own: its progress, its latest frame, stopping and resuming. Knows nothing of the browser."""
+"""One run at a time in a thread of its own: its progress, its latest frame, stopping and resuming. Independent of the browser."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Job:
             self.done, self.state = self.total, "finished"
         except ModeseekError as error:
             self.error, self.state = f"modeseek: {error}", "failed"
-        except Exception as error:  # a defect: shown, and the app lives on
+        except Exception as error:  # a defect: show it and keep the app running
             self.error, self.state = f"{type(error).__name__}: {error}", "failed"
         finally:
             self.seconds += time.monotonic() - started
@@ -125,7 +125,7 @@ class Worker:
                 self.job._stop.set()
 
     def resume(self) -> Job:
-        """Start the stopped or failed job again; it goes on from its last saved step.
+        """Start the stopped or failed job again; it resumes from its last saved step.
 
         Raises:
             Busy: another job is at work.

@@ -63,7 +63,7 @@ class EmpiricalDensity:
     def __call__(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """The ideal denoiser, exact for this density: (batch, d) -> (batch, d). sigma may differ by item."""
         if x.ndim != 2 or x.shape[1] != self.dim:
-            raise InvalidInput(f"this density lives in R^{self.dim}: x must be (batch, {self.dim}), got {tuple(x.shape)}")
+            raise InvalidInput(f"this density is defined on R^{self.dim}: x must be (batch, {self.dim}), got {tuple(x.shape)}")
         precision = as_sigma(sigma, x).expand(len(x))[:, None] ** -2
         centre, keys, values = self._keys(x)
         queries = torch.cat([(x - centre) * precision, precision], 1)

@@ -93,7 +93,7 @@ class GaussianMixture:
         return self.means[which] + torch.einsum("bij,bj->bi", self.axes[which], scaled)
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        """Mean (d,) and covariance (d, d) of the whole mixture."""
+        """Mean (d,) and covariance (d, d) of the mixture."""
         mean = self.weights @ self.means
         offset = self.means - mean
         between = torch.einsum("k,ki,kj->ij", self.weights, offset, offset)
@@ -194,7 +194,7 @@ class GaussianMixture:
     def _chunked(self, x: Tensor, sigma: Tensor | float, finish) -> Tensor:  # noqa: ANN001
         """Apply `finish` to the terms of a few queries at a time, so that memory stays flat."""
         if x.ndim != 2 or x.shape[1] != self.dim:
-            raise InvalidInput(f"this density lives in R^{self.dim}: x must be (batch, {self.dim}), got {tuple(x.shape)}")
+            raise InvalidInput(f"this density is defined on R^{self.dim}: x must be (batch, {self.dim}), got {tuple(x.shape)}")
         sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
         if not bool((sigma >= 0).all()):
             raise InvalidInput(f"sigma must not be negative, got {float(sigma.min()):g}")

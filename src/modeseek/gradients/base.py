@@ -2,7 +2,7 @@ r"""The interface of every gradient: the result it returns, its noise policy, an
 
 A gradient is called as `gradient(x, progress=..., rng=...) -> Estimate` with x (batch, *event) and progress in [0, 1]. All randomness
 comes from `rng`: the same generator state gives the same estimate. The estimate is weight * (x - target), the gradient of a loss, so
-optimisers descend it and `x.backward(estimate.gradient)` is the whole vector-Jacobian product. Nothing is divided by the batch size or
+optimisers descend it and `x.backward(estimate.gradient)` computes the full vector-Jacobian product. Nothing is divided by the batch size or
 by the number of coordinates. Estimators evaluate their denoisers under `torch.no_grad()`, so a network with trainable parameters keeps
 no graph; a denoiser that differentiates inside (an energy network) enables gradients itself.
 """
@@ -31,7 +31,7 @@ class Estimate:
         gradient: (batch, *event), the gradient of a loss with respect to x.
         target: (batch, *event), the point that a descent step approaches: gradient = weight * (x - target) with weight > 0 per item.
         info: diagnostics, each (batch,) or a number: always `calls` (denoiser calls per object of this estimate), and where they exist
-            `bandwidth` (per coordinate), `residual` (|x - target|, norm of the whole vector) and `sigma` (per coordinate).
+            `bandwidth` (per coordinate), `residual` (|x - target|, norm over all coordinates) and `sigma` (per coordinate).
     """
 
     gradient: Tensor
@@ -48,8 +48,8 @@ class Gradient(Protocol):
 def in_full_precision(estimate: Callable[..., Estimate]) -> Callable[..., Estimate]:
     """Run an estimator's `__call__` in float32 where x is bfloat16 or float16; the estimate comes back in x's dtype.
 
-    Noise levels, noisy states and differences have more digits than a half-precision x holds: with levels rounded to bfloat16 SDI's
-    gradient was a third off.
+    Noise levels, noisy states and differences have more digits than a half-precision x holds: with levels rounded to bfloat16 the
+    error of SDI's gradient was one third.
     """
 
     @wraps(estimate)
@@ -76,8 +76,8 @@ def check_point(x: Tensor, progress: float) -> None:
 def generator_for(policy: NoisePolicy, seed: int, rng: torch.Generator) -> torch.Generator:
     """The generator of the noise: `rng` itself ("fresh"), or a new generator of `seed` ("fixed" and "shared").
 
-    "fixed" is common random numbers: object i of a batch gets the same noise in every step. That lowers the variance along the
-    path, keeps seeds apart, and biases the point where the path ends. "shared" gives that one noise to all objects of the batch, which in
+    "fixed" is common random numbers: object i of a batch gets the same noise at every step. That lowers the variance along the
+    path, keeps seeds distinct, and biases the end point. "shared" gives that one noise to all objects of the batch, which in
     3-D means to all views (Consistent3D).
 
     Raises:

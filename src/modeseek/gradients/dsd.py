@@ -4,8 +4,8 @@ r"""Diverse score distillation (Xu et al. 2024, arXiv:2412.06780): follow the sa
     g    = w ( eps_g(x + sigma_t e; sigma_t) - eps_c(x + sigma_d e; sigma_d) )
 
 n* is fixed per object, D_g is guided and D_c is not, sigma_t anneals, and sigma_d lies a little above it:
-u_d = u_t + U[0, 1] 0.1 (u_t - u_min). So an object is led to the image that DDIM makes of its seed, also
-where its renders have left the trajectory. If x = D_g(z_d), then
+u_d = u_t + U[0, 1] 0.1 (u_t - u_min). So an object converges to the image that DDIM generates from its noise, even
+if its renders have left the trajectory. If x = D_g(z_d), then
 x + sigma_d e = z_d and, without guidance, g = w (eps(x + sigma_t e) - e), which is SDS with the trajectory's own noise.
 
 On the axis u of `levels` (by default Stable Diffusion's timesteps / 999): u_t falls from 0.98 to 0.32 with the square root of the

@@ -1,4 +1,4 @@
-"""What the gradients of editing share: a source point for each object, and the difference of two residuals with shared noise."""
+"""Common parts of the editing gradients: a source point for each object, and the difference of two residuals with shared noise."""
 
 from __future__ import annotations
 

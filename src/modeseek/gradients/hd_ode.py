@@ -4,7 +4,7 @@ r"""The high-density ODE (Karczewski et al. 2024, arXiv:2411.01293, Eq. 18): a m
 
 Started at the state x of level l it approaches a mode of the product density q(y|x) that `MSD` samples, and for Gaussian data it ends at
 the mean of q exactly. As a gradient it takes one step per optimiser step: the level is the bandwidth l, and l' the bandwidth one step
-later, so that whole steps (`optimiser="sgd"`, learning rate 1) follow the ODE. The state carries no noise, while the network expects some.
+later, so that full steps (`optimiser="sgd"`, learning rate 1) follow the ODE. The state has no noise, although the network expects some.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from modeseek.gradients.base import Estimate, check_point, in_full_precision, re
 
 @dataclass(frozen=True, kw_only=True)
 class HDODE:
-    """A step of the high-density ODE; a deterministic `Gradient` of one denoiser call.
+    """One step of the high-density ODE; a deterministic `Gradient` of one denoiser call.
 
     Args:
         denoiser: D of the (guided) prior.

@@ -4,7 +4,7 @@ r"""The exact mean shift in one call: y = D(x; l).
 
 This is the mean of the product density q(y|x) that `MSD` estimates from draws, so it has no variance and costs one call. With a learned
 network it evaluates D at an x that has less noise than the level l implies; `MSD` with a sampler that noises its states does not. Fixed
-points: stationary points of p smoothed by l. With whole steps (`optimiser="sgd"`, learning rate 1) it is the mean-shift iteration
+points: stationary points of p smoothed by l. With full steps (`optimiser="sgd"`, learning rate 1) it is the mean-shift iteration
 x <- E[y | x], which climbs log p_l at every step.
 """
 

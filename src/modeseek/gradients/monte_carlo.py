@@ -1,8 +1,8 @@
-r"""The average that stochastic gradients share: over noise levels and noise, with the weight of each level.
+r"""The Monte-Carlo average of stochastic gradients over noise levels and noise, weighted by level.
 
     g = E_{sigma, n}[ w(sigma)/sigma  r(x, n, sigma) ],    target = x - g / E[w/sigma]
 
-r is a residual in the units of x, such as x - D(x + sigma n; sigma). Each estimator says what its r is and nothing else.
+r is a residual in the units of x, such as x - D(x + sigma n; sigma). Each estimator defines only r.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ResidualAt = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class Stochastic(Protocol):
-    """The settings of a Monte-Carlo gradient: an estimator passes itself.
+    """The settings of a Monte-Carlo gradient; an estimator implements this protocol and passes itself.
 
     Attributes:
         levels: distribution, schedule and weight of sigma.

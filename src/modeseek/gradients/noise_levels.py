@@ -8,7 +8,7 @@ r"""Noise levels and weights of score distillation, and how both follow the prog
     timestep     Stable Diffusion's discrete levels in the range, as in every published setting on Stable Diffusion
     flow         linear in t = sigma/(1 + sigma), the time of rectified flows
 
-`anneal` says where u comes from. "none": u ~ U[0, 1], fresh for each item. Otherwise one deterministic level per step:
+`anneal` selects how u is chosen. "none": u ~ U[0, 1], fresh for each item. Otherwise one deterministic level per step:
 
     linear       u = 1 - progress
     sqrt         u = 1 - sqrt(progress)                       HiFA (Zhu & Zhuang 2023, arXiv:2305.18766): t from 980 to 300

@@ -1,7 +1,7 @@
 r"""Posterior distillation sampling (Koo et al. 2023, arXiv:2311.13831): editing by matching stochastic latents.
 
 The stochastic latent of an image is z = (x_s - mu(x_t))/sigma_post, with x_s, x_t its noised states at two neighbouring levels (each with
-noise of its own, shared by source and target) and mu the mean of DDPM's posterior of x_s given x_t and D. The gradient is
+separate noise, shared by source and target) and mu the mean of DDPM's posterior of x_s given x_t and D. The gradient is
 z_tgt - z_src, in which the noise cancels:
 
     g = psi (x - x_src) + chi/sigma_t ((x - D_tgt(x + sigma_t n)) - (x_src - D_src(x_src + sigma_t n)))
@@ -11,10 +11,10 @@ With a = sqrt(alpha_bar), b = sqrt(1 - alpha_bar), c0 and c1 the posterior's coe
     psi = (a_s - c0 - c1 a_t)/sigma_post,     chi = c0 sigma_t/sigma_post
 
 *Paper and released code differ.* For the posterior of DDPM (Ho et al. 2020, Eq. 7) c0 + c1 a_t = a_s holds exactly, so psi = 0: with
-consistent coefficients ("posterior") PDS is DDS with the weight sqrt(1 - sigma_s^2/sigma_t^2) sigma_t/sigma_s, and nothing holds x
-to the source but the difference itself. The released code ("released") takes t and s two timesteps apart, from a schedule of 500 steps, but
-beta_t, alpha_t and sigma_post of single steps of 1000. Then c0 is about half of what it should be and psi > 0: a pull to the source with
-half to all of the weight of the other term. Its guidance scale is 100, its timesteps are within 21 and 979, and its loss is a mean.
+consistent coefficients ("posterior") PDS is DDS with the weight sqrt(1 - sigma_s^2/sigma_t^2) sigma_t/sigma_s, and no other
+term attracts x to the source. The released code ("released") takes t and s two timesteps apart, from a schedule of 500 steps, but
+beta_t, alpha_t and sigma_post of single steps of 1000, so c0 is about half the consistent value and psi > 0: a pull towards the source with
+50 to 100 % of the weight of the other term. Its guidance scale is 100, its timesteps are within 21 and 979, and its loss is a mean.
 Two calls per sample.
 """
 

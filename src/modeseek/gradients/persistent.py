@@ -76,7 +76,7 @@ class PersistentMSD:
         bandwidth = self.bandwidth(progress, x, counted)
         chain = self.chain or self._started(x, replace(self.sampler, spread=None), bandwidth, rng)
         if chain["z"].shape != x.shape:
-            raise InvalidInput(f"the chain belongs to x of shape {tuple(chain['z'].shape)}, got {tuple(x.shape)}: make a new gradient")
+            raise InvalidInput(f"the chain was started for x of shape {tuple(chain['z'].shape)}, got {tuple(x.shape)}: make a new gradient")
         if chain["index"] == self.sampler.steps:
             chain = self._started(x, self.sampler, bandwidth, rng) | {"drawn": chain["z"]}
         z, index = chain["z"].to(x), chain["index"]
@@ -89,7 +89,7 @@ class PersistentMSD:
         return Estimate(x - target, target, info | {"sigma": sigma.expand(len(x))})
 
     def adapt(self, x: Tensor, rng: torch.Generator) -> float:
-        """Move the chain to what the last estimate proposed; asks and draws nothing. Returns 0, there being no loss."""
+        """Set the chain to the last estimate's proposal, without denoiser calls or random numbers. Returns 0, since there is no loss."""
         del x, rng
         self.chain.update(self.proposal)
         return 0.0

@@ -1,1 +1,1 @@
-"""Other programs' ways to call this package: one file a program, each importing it only when asked to."""
+"""Integrations with other programs, one module each; a program is imported only when its integration is used."""

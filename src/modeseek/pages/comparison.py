@@ -43,7 +43,7 @@ def write_comparison(folders: Sequence[Path], out: Path) -> Path:
 
 
 def names_of(runs: Sequence[Run]) -> list[str]:
-    """What tells the runs apart: the method, and whichever of prompt and settings differ; numbered where that is not enough.
+    """Names of the runs: the method, and the prompt and settings that differ; numbered if the names are still equal.
 
     The settings named are those that differ among the runs with the same method, so a comparison of methods is named by methods alone.
     """

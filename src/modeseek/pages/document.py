@@ -56,7 +56,7 @@ def chips(pairs: Sequence[tuple[str, object]], *, warnings: Sequence[str] = ()) 
 
 
 def document(*, kind: str, title: str, lead: str = "", body: Sequence[str], viewer: bool = False) -> str:
-    """A whole page.
+    """Return a complete page.
 
     Args:
         kind: what the page is of, such as "Text to image"; stands above the title.

@@ -1,6 +1,6 @@
 """The page of a reproduced table or figure: index.html in its folder, with sortable tables, the paper's numbers and every figure.
 
-It reads what the command has written, `results.json` and the PNG files, and computes nothing.
+It reads `results.json` and the PNG files that the command has written, and computes nothing.
 """
 
 from __future__ import annotations

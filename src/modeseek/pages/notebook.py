@@ -1,4 +1,4 @@
-"""What Jupyter shows: images as PNG, pages in a frame that cannot reach the notebook around it."""
+"""Display in Jupyter: images as PNG, pages in a frame that cannot access the notebook."""
 
 from __future__ import annotations
 
@@ -19,6 +19,6 @@ def png(image: Image.Image, *, least: int = 256) -> bytes:
 
 
 def framed(page: str, *, height: int = 640) -> str:
-    """A whole page inside an `<iframe>`; its scripts run in an origin of their own."""
+    """Return a page inside an `<iframe>`; its scripts run in a separate origin."""
     style = f"width:100%;height:{height}px;border:1px solid #8884;border-radius:8px"
     return f'<iframe sandbox="allow-scripts" srcdoc="{escaped(page)}" style="{style}"></iframe>'

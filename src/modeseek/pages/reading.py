@@ -1,4 +1,4 @@
-"""A run's folder, read: its settings, curves, images, frames and mesh. What a notebook shows of a run, and what its page is made of."""
+"""Read a run's folder: settings, curves, images, frames and mesh. Pages and notebooks display runs through it."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether the run has come to its end."""
+        """Whether the run has finished."""
         return bool(self.facts.get("finished"))
 
     @property
@@ -82,7 +82,7 @@ class Run:
 
     @property
     def steps(self) -> int | None:
-        """Optimiser steps of the whole run; None where there are none."""
+        """Optimiser steps of the complete run; None if there are none."""
         value = (self.config.get("recipe") or {}).get("steps", self.config.get("steps"))
         return None if value is None else int(value)
 

@@ -1,4 +1,4 @@
-"""The page of one run: index.html in its folder. It is one file and opens without a network.
+"""The page of one run: index.html in its folder, a single file that opens offline.
 
 An image run's page has at most 10 MB, an object's at most 25 MB: frames are re-encoded and a mesh above 12 MB is left out until then.
 """

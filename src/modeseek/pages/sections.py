@@ -213,12 +213,12 @@ def settings_table(run: Run) -> str:
 
 
 def copyable(text: str) -> str:
-    """Code with a button that copies it."""
+    """Return code with a button that copies it."""
     return f'<div class="copyable"><pre><code>{escaped(text)}</code></pre><button type="button" data-copy>Copy</button></div>'
 
 
 def file_list(folder: Path, *, without: Sequence[str] = ("index.html",)) -> str:
-    """Links to the folder's files with their sizes; they open while the page lies in its folder."""
+    """Links to the folder's files with their sizes; they work as long as the page stays in its folder."""
     items = []
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.name not in without and not path.name.startswith("."):

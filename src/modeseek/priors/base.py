@@ -1,6 +1,6 @@
-r"""What a prior over images offers, whatever network is behind it: denoisers for prompts, and the way between images and x.
+r"""The interface of image priors: denoisers for prompts, and maps between images and x.
 
-x is the clean datum in the one coordinate of this package (`modeseek.core.denoiser`): the scaled latent of a latent diffusion model, the
+x is clean data in the coordinate of this package (`modeseek.core.denoiser`): the scaled latent of a latent diffusion model, the
 image itself in [-1, 1] of a pixel model. Images are (batch, 3, height, width) with values in [0, 1] everywhere in this package.
 """
 
@@ -24,9 +24,9 @@ class ImagePrior(Protocol):
         image_size: (height, width) of its images in pixels.
         sigmas: (lowest, highest) noise level at which its network was trained.
         data_std: standard deviation of x over the data, for the samplers that need one.
-        device: where x lives.
+        device: device of x.
         distilled: guidance was distilled into the network, which takes the scale as an input; a negative scale is not defined.
-        default_guidance: the scale that the model was made for, used where none is given.
+        default_guidance: the scale for which the model was made, used if none is given.
     """
 
     @property
@@ -52,7 +52,7 @@ class ImagePrior(Protocol):
         negative: Any = None,
         interval: tuple[float, float] = (0.0, math.inf),
     ) -> Denoiser:
-        """D for one prompt per item: x may hold len(prompts) items, or any multiple of it, copies of the whole batch one after another.
+        """D for one prompt per item: x may hold len(prompts) items, or any multiple of it, copies of the batch one after another.
 
         Guidance is D_u + guidance (D_c - D_u) inside the interval of noise levels, evaluated as one batch; guidance None:
         `default_guidance`. D_u is at the negative prompt: one for all items, one per item, or None for the model's own.
@@ -61,7 +61,7 @@ class ImagePrior(Protocol):
         ...
 
     def encode(self, image: Tensor, *, rng: torch.Generator | None = None) -> Tensor:
-        """(batch, 3, height, width) in [0, 1] -> x, differentiable; the posterior's mean, or a draw of it where `rng` is given."""
+        """(batch, 3, height, width) in [0, 1] -> x, differentiable; the posterior's mean, or a sample of it if `rng` is given."""
         ...
 
     def decode(self, x: Tensor) -> Tensor:

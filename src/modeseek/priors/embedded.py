@@ -1,4 +1,4 @@
-"""The small two-dimensional networks inside the package; `modeseek train NAME` trains any of them again."""
+"""The small two-dimensional networks of the package; `modeseek train NAME` retrains one of them."""
 
 from __future__ import annotations
 

@@ -71,9 +71,9 @@ class EnergyNet(nn.Module):
             return torch.autograd.grad(self.log_prob(x, sigma).sum(), x, create_graph=create_graph)[0]
 
     def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        r"""The denoiser $x + \sigma^2 \nabla \log p$; it carries gradients to the weights while training."""
+        r"""The denoiser $x + \sigma^2 \nabla \log p$; it is differentiable with respect to the weights during training."""
         if x.ndim != 2 or x.shape[1] != self.dim:
-            raise InvalidInput(f"this network lives in R^{self.dim}: x must be (batch, {self.dim}), got {tuple(x.shape)}")
+            raise InvalidInput(f"this network is defined on R^{self.dim}: x must be (batch, {self.dim}), got {tuple(x.shape)}")
         sigma = as_sigma(sigma, x)
         return x.detach() + sigma.reshape(-1, 1) ** 2 * self.score(x, sigma, create_graph=self.training)
 
@@ -84,14 +84,14 @@ class EnergyNet(nn.Module):
 
 
 def save_energy_net(net: EnergyNet, path: Path, **facts: str) -> None:
-    """Write the weights and the facts of their training as one safetensors file."""
+    """Write the weights and a description of their training to a safetensors file."""
     shape = {"hidden": str(net.hidden), "layers": str(len(net.weights) - 1), "dim": str(net.dim), "data_std": str(net.data_std)}
     tensors = {name: value.detach().clone() for name, value in net.state_dict().items()}
     write_tensors(path, tensors, {"modeseek": KIND, **shape, **facts})
 
 
 def load_energy_net(path: str | Path) -> EnergyNet:
-    """The frozen network of a weight file.
+    """Load the frozen network of a weight file.
 
     Raises:
         WeightsError: the file is missing, truncated, of another kind, or does not fit the network it describes.

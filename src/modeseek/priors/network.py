@@ -1,6 +1,6 @@
-r"""`NetworkPrior`: an image prior from any network, without a family of its own.
+r"""`NetworkPrior`: an image prior made from any network.
 
-Five things say what a diffusion model is: the network, how prompts become its inputs, the noise levels and the parametrisation it was
+Five things define a diffusion model: the network, how prompts become its inputs, the noise levels and the parametrisation it was
 trained with, and the map between images and x. Guidance, batching, noise levels for each item and VSD's LoRA follow from them.
 
     prediction   the network's output     called as                             levels
@@ -193,7 +193,7 @@ class NetworkPrior(PipelinePrior):
         """D_aux for VSD: the network with a fresh LoRA on the layers of its module.
 
         Raises:
-            InvalidInput: the network is a function and `module` was not given, or no layer is called like one of `lora_targets`.
+            InvalidInput: the network is a function and `module` was not given, or no layer's name matches `lora_targets`.
         """
         if not list(self.family.network.children()):
             raise InvalidInput("VSD adapts the layers of a torch.nn.Module: give NetworkPrior(module=...) for a network that is a function")
@@ -201,7 +201,7 @@ class NetworkPrior(PipelinePrior):
 
 
 def levels_of(levels: Any, prediction: Prediction | None, *, data_std: float = 0.5) -> Levels:
-    """How a network of this parametrisation becomes a denoiser, and the noise levels at which it was trained.
+    """Return the adapter that turns a network of this parametrisation into a denoiser, and the noise levels of its training.
 
     Raises:
         InvalidInput: an unknown prediction, or levels of another kind than it needs.
@@ -229,7 +229,7 @@ def levels_of(levels: Any, prediction: Prediction | None, *, data_std: float = 0
 
 
 def as_denoiser(network: Network) -> Denoiser:
-    """Wrap a network called `(x, sigma (batch,))` that returns D already."""
+    """Wrap a network that is called as `(x, sigma (batch,))` and returns D."""
     return lambda x, sigma: network(x, as_sigma(sigma, x).expand(len(x)))
 
 

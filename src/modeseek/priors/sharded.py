@@ -26,7 +26,7 @@ def sharded(prior: ImagePrior, ranks: Ranks) -> ImagePrior:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardedPrior:
-    """A prior on several ranks; an `ImagePrior`. Every rank must make the same calls with the same x.
+    """A prior evaluated on several ranks; an `ImagePrior`. Every rank must make the same calls with the same x.
 
     Args:
         prior: the prior of this rank.

@@ -1,4 +1,4 @@
-"""The embedded prior: the shipped pipeline under the adapter of Stable Diffusion, restricted to the words of its training data."""
+"""The embedded prior: the pipeline in the package, loaded as Stable Diffusion and restricted to the words of its training data."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-r"""The ideal denoiser of the solids: an image prior that is exact, with no network and no codec.
+r"""The ideal denoiser of the solids: an exact image prior without a network or an autoencoder.
 
 The data are n true renders u_i of the caption. Their denoiser is known in closed form (Karras et al. 2022, Eq. 57; the paper's Eq. 16):
 
     D*(x; sigma) = sum_i u_i softmax_i( -|x - u_i|^2 / (2 sigma^2) )
 
 x is the image in [-1, 1], 64 x 64 x 3 = 12 288 values. Mean shift, product draws and posterior means of this density are exact, so every
-gradient can be compared with its truth in image space. Bandwidths and noise levels are standard deviations per coordinate. A render and
+gradient can be compared with the exact one in image space. Bandwidths and noise levels are standard deviations per coordinate. A render and
 its nearest
 neighbour among 1024 of the same view are about 6 apart in Euclidean norm: a kernel of bandwidth 8 averages neighbours, one of 0.5 picks
 one.
@@ -37,7 +37,7 @@ class RenderDensity:
     """Equal point masses at renders; called as a denoiser on flattened images.
 
     The formula is that of `EmpiricalDensity`, in single precision with one copy of the data: (n, d) for keys and values together.
-    The data are centred, so that the expanded square keeps its digits down to sigma = 0.02.
+    The data are centred, so that the expanded square stays accurate down to sigma = 0.02.
 
     Args:
         images: (n, 3, h, w) in [0, 1].
@@ -75,7 +75,7 @@ class RenderDensity:
 
 @lru_cache(maxsize=8)
 def render_density(scene: Scene, view: str | None, count: int, seed: int) -> RenderDensity:
-    """The density of a caption's renders, kept for the last eight captions (50 MB each at 1024 renders)."""
+    """Return the density of a caption's renders, cached for the last eight captions (50 MB each at 1024 renders)."""
     return RenderDensity(true_renders(scene, view, count, size=SIZE, seed=seed))
 
 
@@ -88,7 +88,7 @@ class IdealSolidsPrior:
     Args:
         count: renders per caption and view, a multiple of 4.
         seed: of their cameras.
-        device: where x lives.
+        device: device of x.
     """
 
     count: int = RENDERS
@@ -109,10 +109,10 @@ class IdealSolidsPrior:
     def denoiser(
         self, prompts: Sequence[str], *, guidance: float | None = None, negative: Any = None, interval: Interval = EVERYWHERE
     ) -> Denoiser:
-        """D for one caption per item; x may hold any multiple of them, copies of the whole batch one after another.
+        """D for one caption per item; x may hold any multiple of them, copies of the batch one after another.
 
         Raises:
-            InvalidInput: a caption outside the language, or guidance: there is no unconditional density to guide away from, and an exact
+            InvalidInput: a caption outside the vocabulary, or guidance: there is no unconditional density to guide away from, and an exact
                 conditional denoiser needs none.
         """
         del interval

@@ -1,8 +1,8 @@
-"""A prior whose prompts follow the cameras of an object, and Perp-Neg between its views.
+"""A prior whose prompts depend on the cameras, and Perp-Neg between views.
 
 The name of a camera's view is appended to the prompt ("PROMPT, side view"). Perp-Neg (Armandpour et al. 2023,
 https://arxiv.org/abs/2304.04968) removes from each view's prediction the component along the prompts of other views, weighted by the
-camera's azimuth; it is one remedy for a second front at the back of an object.
+camera's azimuth; it reduces the multi-face (Janus) problem.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from modeseek.priors.base import ImagePrior
 
 @dataclass(frozen=True, kw_only=True)
 class ViewDependentPrior:
-    """A prior whose prompts follow the cameras, "PROMPT, NAME view" for the name of each current view; an `ImagePrior`.
+    """A prior that appends the name of each current view to the prompt ("PROMPT, NAME view"); an `ImagePrior`.
 
     Args:
         prior: the model.
@@ -81,7 +81,7 @@ class ViewDependentPrior:
 
 
 def perp_neg_weights(azimuth: float, name: str) -> tuple[float, float]:
-    """Perp-Neg's weights of "front view" and "side view" (Armandpour et al. 2023, with threestudio's numbers): 0 where it is that view.
+    """Perp-Neg's weights of "front view" and "side view" (Armandpour et al. 2023, with threestudio's numbers): 0 at that view.
 
     Example:
         >>> [tuple(round(w, 2) + 0.0 for w in perp_neg_weights(a, "")) for a in (0.0, 90.0, -180.0)]

@@ -1,14 +1,14 @@
 r"""Draws of the product density $q(y|x)$ by the reverse process of the model itself, from the state (x, l).
 
-q(y|x) ~ p(y) N(y; x, l^2 I) is the posterior p(y | x_l = x): x taken as a state at level l. The reverse process started there draws from
-it, evaluates the denoiser at levels of l and below only, and from its second state on carries real noise. This is
+q(y|x) ~ p(y) N(y; x, l^2 I) is the posterior p(y | x_l = x): x is taken as a state at level l. The reverse process started there samples
+it, evaluates the denoiser at levels of l and below only, and from the second state on its states are noisy. This is
 the prior step of PnP-DM (Wu et al. 2024, arXiv:2405.18782), and posterior sampling by diffusion in general (Ho et al. 2020).
 
     ancestral   x' ~ N(D + r (x - D), (s'^2 (1 - r) + (1 - r)^2 v) I),   r = s'^2/s^2                 one call per step
     heun        Heun's method from s to s'^2/s along the probability-flow ODE, then noise up to s'   two calls per step but the last
 
 v is the variance of p(y | x_s) per coordinate. DDPM's two choices are v = 0 (data that are points) and v = s^2 (Ho et al. 2020, section
-3.2); here v = s^2 d^2/(s^2 + d^2), right for Gaussian data of standard deviation d, and d = 0 by default. With "ancestral" the mean of y
+3.2); here v = s^2 d^2/(s^2 + d^2), exact for Gaussian data of standard deviation d, and d = 0 by default. With "ancestral" the mean of y
 is exactly D(x; l) when D is linear. Both converge to q at first order in the step: with d = 0 and 16 steps about a third of the variance of
 q is missing for Gaussian data. The first evaluation is at x itself, where x may have less noise than l implies.
 """

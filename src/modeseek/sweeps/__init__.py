@@ -1,4 +1,4 @@
-"""Many cells on one machine or many: prompts x methods x seeds, and the cells of the paper's experiments."""
+"""Run many cells on one or several machines: prompts x methods x seeds, and the cells of the paper's experiments."""
 
 from modeseek.sweeps.cells import Cell as Cell
 from modeseek.sweeps.cells import FolderCell as FolderCell

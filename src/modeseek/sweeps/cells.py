@@ -1,6 +1,6 @@
-"""Cells: independent pieces of work, each a frozen configuration with one result on disk.
+"""Cells: independent jobs, each defined by a frozen configuration, with one result on disk.
 
-A cell's file name carries a hash of its configuration and of the weights it depends on. A changed setting or a retrained prior is a new
+A cell's file name contains a hash of its configuration and of the weights it depends on. A changed setting or a retrained prior is a new
 cell, a finished cell is never run again, and experiments that contain the same cell share its result. The process that ran a cell
 writes its files atomically, the row last, so a row on disk is always complete.
 
@@ -35,7 +35,7 @@ FORMAT = 3  # raise it when a change of code changes what finished cells mean
 
 @dataclass(frozen=True)
 class Result:
-    """What a cell found: a row for the table (JSON values only) and arrays for the figures."""
+    """The result of a cell: a row for the table (JSON values only) and arrays for the figures."""
 
     row: dict[str, Any]
     arrays: dict[str, Tensor] = field(default_factory=dict)
@@ -51,7 +51,7 @@ class Cell(Protocol):
 
 @runtime_checkable
 class FolderCell(Protocol):
-    """A cell that keeps files in a folder of its own and resumes from them; with `low_memory` it needs about half the memory."""
+    """A cell with its own folder of files, from which it resumes; with `low_memory` it needs about half the memory."""
 
     @property
     def title(self) -> str: ...
@@ -62,10 +62,10 @@ AnyCell = Cell | FolderCell
 
 
 def cell_path(cell: AnyCell, out: Path) -> Path:
-    """Where a cell's row is kept.
+    """Return the path of a cell's row.
 
     Raises:
-        InvalidInput: the cell's text holds a memory address, so that another process would look elsewhere.
+        InvalidInput: the cell's text contains a memory address, so other processes would compute another path.
     """
     text = repr(cell)
     if " at 0x" in text:
@@ -86,7 +86,7 @@ def shipped_weights() -> str:
 
 
 def load(cell: AnyCell, out: Path) -> Result | None:
-    """A finished cell's result, or None where there is none yet.
+    """Load the result of a finished cell; None if there is none yet.
 
     Raises:
         OutputError: its files are damaged or of another version; the message names the file.
@@ -105,7 +105,7 @@ def load(cell: AnyCell, out: Path) -> Result | None:
 
 
 def save(cell: AnyCell, out: Path, result: Result, *, seconds: float) -> None:
-    """Keep a result, arrays first, and forget an earlier failure."""
+    """Save a result, arrays first, and remove the record of an earlier failure."""
     path = cell_path(cell, out)
     if result.arrays:
         arrays = {name: value.contiguous() for name, value in result.arrays.items()}
@@ -116,7 +116,7 @@ def save(cell: AnyCell, out: Path, result: Result, *, seconds: float) -> None:
 
 
 def execute(cell: AnyCell, out: Path, *, low_memory: bool = False) -> None:
-    """Run a cell in this process and keep its result."""
+    """Run a cell in this process and save its result."""
     start = time.perf_counter()
     own = cell_path(cell, out).with_suffix("")
     result = cell.run_in(own, low_memory=low_memory) if isinstance(cell, FolderCell) else cell.run()
@@ -139,7 +139,7 @@ def error_path(path: Path) -> Path:
 
 
 def record_failure(cell: AnyCell, out: Path, error: BaseException) -> Failure:
-    """Keep an error with its traceback."""
+    """Save an error with its traceback."""
     words = str(error) if isinstance(error, ModeseekError) else f"{type(error).__name__}: {error}"
     text = "".join(traceback.format_exception(error))
     failure = Failure(cell.title, " ".join(words.split())[:500], text)

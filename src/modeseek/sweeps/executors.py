@@ -1,6 +1,6 @@
 """Where cells run: anything with the interface of `concurrent.futures.Executor`.
 
-    LocalPool      processes of this machine; a process that dies takes one cell with it and is replaced
+    LocalPool      processes of this machine; when a process dies, only its cell fails, and it is replaced
     ray_executor   the workers of a Ray cluster                                        pip install "modeseek[ray]"
     slurm_executor jobs of a SLURM cluster, through submitit                           pip install "modeseek[slurm]"
 
@@ -29,9 +29,9 @@ GRACE = 30.0  # seconds a worker may take to save after SIGTERM
 
 
 class LocalPool(Executor):
-    """`workers` processes of this machine, each replaced on its own when it dies.
+    """`workers` processes of this machine, each replaced individually when it dies.
 
-    The standard library's pool fails as a whole when one process is killed. In this pool only that process's task fails, with `WorkerLost`.
+    The standard library's pool breaks when one process is killed. In this pool only the task of that process fails, with `WorkerLost`.
     Calls must be picklable. If a result has an attribute `restart_worker` that is true, its process is replaced before the next task.
 
     Args:
@@ -167,7 +167,7 @@ class RayExecutor(Executor):
         return answer
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Leave the cluster; tasks that run are cancelled with it."""
+        """Disconnect from the cluster and cancel running tasks."""
         self._ray.shutdown()
 
 
@@ -214,7 +214,7 @@ class SlurmExecutor(Executor):
         self._closed = False
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Queue a job; a job that ends without an answer gives `WorkerLost`."""
+        """Queue a job; a job that ends without a result gives `WorkerLost`."""
         answer: Future[Any] = Future()
         threading.Thread(target=self._follow, args=(answer, fn, args, kwargs), daemon=True).start()
         return answer
@@ -232,7 +232,7 @@ class SlurmExecutor(Executor):
                 answer.set_exception(WorkerLost(f"a job ended without an answer ({(str(error).splitlines() or [''])[0][:200]})"))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Submit no more; with `cancel_futures` cancel what still runs."""
+        """Accept no more calls; with `cancel_futures` cancel running jobs."""
         self._closed = True
         if cancel_futures:
             for job in self._jobs:

@@ -1,6 +1,6 @@
-"""Leases: which process works on a cell, on a disk that several machines share.
+"""Leases: files on a shared disk that record which process works on a cell.
 
-A lease is a file `leases/CELL.lease-N`. The highest N holds. A process takes a free cell by creating generation 0, and the cell of a
+A lease is a file `leases/CELL.lease-N`. The highest N is valid. A process takes a free cell by creating generation 0, and the cell of a
 dead process by creating generation N + 1: creation is atomic and only one process succeeds. The holder touches its file; a lease that has
 not been touched for `ttl` seconds has expired. Ages are measured with the file system's clock, so the machines' clocks need not agree. A
 holder on this machine whose process has ended is replaced at once.
@@ -102,7 +102,7 @@ def acquire(path: Path, *, ttl: float = TTL) -> Lease | None:
 
 
 def holder(path: Path) -> str | None:
-    """Who holds a cell's lease, in words; None where nobody does."""
+    """Describe the holder of a cell's lease; None if there is none."""
     highest = max(_generations(path), default=None)
     if highest is None:
         return None

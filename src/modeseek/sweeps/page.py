@@ -1,6 +1,6 @@
 """The page of a sweep: index.html next to its table, a grid of results with filters, without a server and without a network.
 
-The page shows the images in `cells/`, so it belongs to its folder; the pages of single runs (`modeseek.pages`) are complete in one file.
+The page shows the images in `cells/`, so it must stay in its folder; the pages of single runs (`modeseek.pages`) are complete in one file.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-r"""What a run will cost: denoiser calls, time and memory, from three steps of it.
+r"""Estimate the cost of a run (denoiser calls, time and memory) from three of its steps.
 
 A step costs a fixed part (rendering, codec, update) and a part for each denoiser call:
 
@@ -6,7 +6,7 @@ A step costs a fixed part (rendering, codec, update) and a part for each denoise
 
 Both are measured: from steps with and without an estimate where targets are cached, and from a bare denoiser call elsewhere. The
 first step is not counted (allocation, warm-up). Memory is the peak of this process, which has loaded the prior and run those steps.
-Nothing is written.
+No files are written.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Plan:
         load_seconds: to load the prior.
         memory: peak bytes: of the process on a CPU, allocated on the device elsewhere.
         weights: bytes of the prior's networks, included in `memory`.
-        advice: what would lower time or memory, in words.
+        advice: options that reduce time or memory.
     """
 
     steps: int
@@ -61,7 +61,7 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        """Seconds of the whole run, without what is written at its end."""
+        """Seconds of the run, without writing its results."""
         return self.load_seconds + self.steps * self.step_seconds
 
     def __str__(self) -> str:
@@ -79,7 +79,7 @@ def plan(run: ImageRun | ObjectRun) -> Plan:
 
     Raises:
         InvalidInput, WeightsError: as the run itself.
-        OutOfMemory: a step does not fit; the message says what lowers the need.
+        OutOfMemory: one step does not fit into memory; the message names options that reduce memory use.
     """
     begun = time.perf_counter()
     prior = run.prior.open()

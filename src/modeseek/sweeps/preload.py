@@ -1,3 +1,3 @@
-"""What the server of worker processes imports once, before it forks them: everything slow, nothing that starts threads or CUDA."""
+"""Slow imports that the server of worker processes makes once before it forks them; none of them starts threads or CUDA."""
 
 import modeseek.sweeps.worker  # noqa: F401

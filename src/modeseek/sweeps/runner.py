@@ -1,4 +1,4 @@
-"""Run cells on an executor: every unfinished one once, failures apart from each other, and as many drivers on one folder as you like.
+"""Run every unfinished cell once on an executor. A failure affects only its own cell, and several drivers may share one folder.
 
 `run_cells` drives an executor from one process. `run_shard` runs part of the cells in this process; many of them may work on one folder.
 Both take a lease for each cell, so two of them never run the same cell, and one takes over the cells of another that died.
@@ -37,7 +37,7 @@ def run_cells(
 ) -> Iterator[AnyCell]:
     """Run the unfinished cells and yield each cell once it is finished; those already on disk come first.
 
-    A cell that fails is recorded with its traceback in `cells/NAME.error.json` and the others go on. A cell whose worker dies is run
+    A cell that fails is recorded with its traceback in `cells/NAME.error.json` and the others still run. A cell whose worker dies is run
     again. A cell that runs out of memory is run once more in a fresh worker with `low_memory`.
 
     Args:
@@ -79,7 +79,7 @@ def run_shard(
     retry_failed: bool = False,
     ttl: float = leases.TTL,
 ) -> Iterator[AnyCell]:
-    """Run every n-th cell in this process, as one of n jobs that know nothing of each other: `shard` is (k, n), k from 1 to n.
+    """Run every n-th cell in this process, as one of n independent jobs: `shard` is (k, n), k from 1 to n.
 
     Cells that another process runs are left to it. Yields and raises as `run_cells`.
     """

@@ -3,11 +3,11 @@
 A sweep's folder:
 
     sweep.json              prompts, methods, seeds and priors of the last command
-    cells/                  one result a cell, with its folder (image or 3-D run), see `modeseek.sweeps.cells`
+    cells/                  one result per cell, with its folder (image or 3-D run), see `modeseek.sweeps.cells`
     table.csv, .parquet     a row for each cell, in the order prompts, methods, seeds
     index.html              a grid of the results with filters
 
-Asking for more prompts, methods or seeds in the same folder runs what is missing. Asking for fewer shows fewer and deletes nothing.
+A later sweep with more prompts, methods or seeds in the same folder runs the missing cells. One with fewer shows fewer and deletes nothing.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class ObjectCell:
 
 
 def described(cell: ImageCell | ObjectCell) -> dict[str, Any]:
-    """What tells a cell from the others of its sweep: prompt, method, seed and prior."""
+    """The values that identify a cell in its sweep: prompt, method, seed and prior."""
     spec: Any = cell if isinstance(cell, ImageCell) else cell.spec
     return {"prompt": spec.prompt, "method": cell.method.name, "seed": spec.seed, "prior": Path(spec.prior.name).name}
 

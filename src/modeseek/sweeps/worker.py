@@ -1,4 +1,4 @@
-"""What happens to one cell inside a worker: take its lease, run it, keep the result or the error, answer with an `Outcome`.
+"""Run one cell in a worker: acquire its lease, run it, save the result or the error, and return an `Outcome`.
 
 A cell's own errors never leave this module as exceptions, so one failing cell does not stop the others. Three things do stop a worker:
 a folder that cannot be written (`OutputError`), SIGTERM and Ctrl-C.
@@ -26,11 +26,11 @@ MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memor
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a cell.
+    """The outcome of a cell.
 
     Attributes:
         state: "done"; "failed", its error is on disk; "held", another process works on it; "memory", it did not fit and may be tried again
-            with less; "output", its folder cannot be written; "stopped", the worker was told to end.
+            with less; "output", its folder cannot be written; "stopped", the worker received a stop signal.
         error: one line.
     """
 
@@ -77,7 +77,7 @@ def work(cell: AnyCell, out: Path, *, low_memory: bool = False, ttl: float = lea
 
 
 class _Busy:
-    """Whether this process runs a cell: only then has SIGTERM something to save."""
+    """Whether this process runs a cell: only then does SIGTERM wait for a checkpoint."""
 
     cells = 0
 
@@ -117,7 +117,7 @@ def free_memory() -> None:
 
 @lru_cache(maxsize=1)
 def opened(choice: Any) -> Any:
-    """The prior of a `PriorChoice`, loaded once a process and kept until another is used; cells are ordered by prior."""
+    """The prior of a `PriorChoice`, loaded once per process and kept until another is used; cells are ordered by prior."""
     return choice.open()
 
 

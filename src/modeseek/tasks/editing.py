@@ -1,7 +1,7 @@
 """Edit an image towards another prompt with DDS or PDS; one run on disk.
 
 The optimised variable is the latent x, started at the encoded source. The result is the source plus what the edit changed,
-image + decode(x) - decode(encode(image)), so that a codec that is not exact leaves no trace where nothing was edited.
+image + decode(x) - decode(encode(image)), so the reconstruction error of the autoencoder cancels where nothing was edited.
 
 index.html          the run's page
 run.json            the settings, their sources, and whether the run has finished
@@ -116,7 +116,7 @@ def get_edit_recipe(name: str, **changes: object) -> EditRecipe:
 
 
 class ToTarget:
-    """A gradient divided by its weight, x - target: a learning rate is then the share of the way to the target."""
+    """A gradient divided by its weight, x - target, so that the learning rate is the fraction of the distance to the target per step."""
 
     def __init__(self, gradient: Gradient) -> None:
         self.gradient = gradient
@@ -127,7 +127,7 @@ class ToTarget:
 
 
 def build_edit(recipe: EditRecipe, prior: ImagePrior, sources: Sequence[str], prompts: Sequence[str], latents: Tensor) -> Gradient:
-    """The gradient that edits latents (n, *event) of `sources` towards `prompts`, one per object."""
+    """Build the gradient that edits latents (n, *event) of `sources` towards `prompts`, one per object."""
     scale = prior.default_guidance if recipe.guidance is None else recipe.guidance
     denoisers = {
         "denoiser": prior.denoiser(prompts, guidance=scale),
@@ -244,7 +244,7 @@ def edit_image(run: EditRun, out: Path, *, command: str = "") -> Iterator[Step]:
 
 
 def read_image(path: str | Path, size: tuple[int, int]) -> Tensor:
-    """An image file as (3, height, width) in [0, 1], resized (bicubic) where it has another size.
+    """Read an image file as (3, height, width) in [0, 1], resized (bicubic) if its size differs.
 
     Raises:
         InvalidInput: the file is missing or no image.

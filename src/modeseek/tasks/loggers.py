@@ -2,7 +2,7 @@
 
     steps = logged(distill_images(run, out), out, TensorBoard(out / "tensorboard"))
 
-A logger has two methods and `close`; any object with them will do. Both libraries are optional and imported when a logger is made.
+A logger has two methods and `close`; any object with them can be used. Both libraries are optional and imported when a logger is made.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from modeseek.tasks.run_folder import line_of
 
 
 class Logger(Protocol):
-    """Where numbers and images of a run go."""
+    """A destination for the numbers and images of a run."""
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Record the named numbers of a step."""

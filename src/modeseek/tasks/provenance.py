@@ -76,7 +76,7 @@ def _default(field: Field[Any]) -> Any:
 
 
 def code_of(run: Any, *, recipes: Mapping[str, Any], recipes_name: str) -> str:
-    """A Python expression that makes `run` again, without what is default.
+    """Return a Python expression that recreates `run`, without default values.
 
     Args:
         run: a dataclass such as `ImageRun`.
@@ -117,7 +117,7 @@ def described(
     command: str = "",
     from_prior: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What run.json says of a run besides its config: task, method, settings with sources, and how to repeat it.
+    """Return what run.json records besides the config: task, method, settings with sources, and how to repeat the run.
 
     Args:
         run: a dataclass such as `ImageRun`.

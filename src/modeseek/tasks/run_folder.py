@@ -30,7 +30,7 @@ def claimed(out: Path, run: Any, *, weights: str = "", ranks: Ranks = ALONE, fac
     Args:
         out: the folder.
         run: dataclass of settings.
-        weights: a digest of the prior's weights: the same settings on other weights are another run.
+        weights: a digest of the prior's weights: the same settings with other weights count as a different run.
         ranks: processes of the run, of which the first holds the folder.
         facts: further entries of run.json, such as where the settings come from.
 
@@ -88,7 +88,7 @@ def complete(out: Path, run: Any, weights: str, facts: dict[str, Any]) -> None:
 
 
 def header(config: dict[str, Any], weights: str = "", *, finished: bool = False) -> dict[str, Any]:
-    """How every run.json begins."""
+    """Return the first entries of every run.json."""
     return {"version": modeseek.__version__, "config": config, "weights": weights, "finished": finished}
 
 
@@ -106,7 +106,7 @@ def _difference(found: Any, config: dict[str, Any]) -> str:
 
 
 def plain_config(run: Any) -> dict[str, Any]:
-    """A dataclass as JSON values."""
+    """Convert a dataclass to JSON values."""
     return json.loads(json.dumps(asdict(run)))
 
 
@@ -123,7 +123,7 @@ def line_of(step: Step) -> dict[str, float]:
 class CurveLog:
     """curves.jsonl of a run: a line for each step, on disk before the step's checkpoint is.
 
-    Lines are appended. A kill can cut the last one, and readers drop what is cut. A resumed run keeps the lines before its first step.
+    Lines are appended. A kill can truncate the last one; readers ignore truncated lines. A resumed run keeps lines before its first step.
     """
 
     def __init__(self, out: Path, *, writes: bool = True) -> None:

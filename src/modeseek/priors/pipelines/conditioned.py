@@ -80,7 +80,7 @@ class Doubled:
 
 
 def tiled(conditions: Conditions, count: int) -> Conditions:
-    """Conditions repeated for `count` items, copies of the whole batch one after another.
+    """Conditions repeated for `count` items, copies of the batch one after another.
 
     Raises:
         InvalidInput: `count` is no multiple of the number of prompts.
