@@ -88,7 +88,7 @@ def start(arguments: Sequence[str], out: Path, log: Path) -> subprocess.Popen[by
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file, env=environment, start_new_session=True)
 
 
-def gone(number: int, limit: float = 20.0) -> bool:
+def gone(number: int, limit: float = 60.0) -> bool:
     """Whether all processes of a group end within a while."""
     deadline = time.monotonic() + limit
     while group(number) and time.monotonic() < deadline:
