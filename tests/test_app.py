@@ -72,7 +72,7 @@ def test_stop_and_resume(tmp_path):
     assert first.state == "stopped"
     assert steps.closed == 1
     assert 3 <= first.done <= 4
-    assert "Resume goes on" in pane(first, tmp_path)
+    assert "Resume continues" in pane(first, tmp_path)
     done = steps.done
     assert worker.resume() is first
     steps.let(10)

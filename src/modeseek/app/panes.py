@@ -40,7 +40,7 @@ def pane(job: Job | None, root: Path, *, notice: str = "") -> str:
     words = {
         "running": "loading the prior" if job.done == 0 else f"step {job.done} of {job.total}",
         "stopping": f"stopping after step {job.done}",
-        "stopped": f"stopped at step {job.done} of {job.total}; Resume goes on from the last saved step",
+        "stopped": f"stopped at step {job.done} of {job.total}; Resume continues from the last saved step",
         "finished": f"finished, {job.total} steps",
         "failed": f"stopped by an error at step {job.done}",
         "waiting": "waiting",

@@ -1,4 +1,4 @@
-"""Distributions known exactly: log density, score, denoiser and samples at any noise level."""
+"""Distributions with exact log densities, scores, denoisers and samples at every noise level."""
 
 from modeseek.densities.anisotropic import anisotropic_mixture as anisotropic_mixture
 from modeseek.densities.curves import pinwheel as pinwheel

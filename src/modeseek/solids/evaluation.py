@@ -219,13 +219,13 @@ def seen_points(points: Tensor, *, pixels: int = 64, tolerance: float = 0.04) ->
 
 @cache
 def true_outside(structure: tuple[str, ...]) -> Tensor:
-    """Points spread evenly over the visible part of a solid."""
+    """Sample points uniformly on the visible surface of a solid."""
     return seen_points(surface_points(structure, DENSE // 4).float())
 
 
 @torch.no_grad()
 def side_accuracy(show: Callable[[Cameras], Tensor], prompt: str, *, classifier: Scorer | None = None) -> dict[str, float]:
-    """Shares of renders of the front and of the back that the classifier assigns to that view.
+    """Fractions of front and back renders that the classifier assigns to the correct view.
 
     Args:
         show: cameras -> images (n, 3, 64, 64) in [0, 1].

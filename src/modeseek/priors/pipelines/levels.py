@@ -94,15 +94,15 @@ class SchedulerLevels:
 
 
 def read_scheduler(scheduler: Any, *, prediction: Prediction | None = None, table: DiscreteLevels | None = None) -> Levels:
-    """The levels that a scheduler of diffusers states.
+    """Return the noise levels and the parametrisation of a diffusers scheduler.
 
     Args:
         scheduler: the scheduler.
-        prediction: overrides what it says the network predicts.
+        prediction: overrides the scheduler's prediction type.
         table: overrides its table of alphas.
 
     Raises:
-        InvalidInput: a class, a prediction or a table that is not understood; an override that does not fit.
+        InvalidInput: an unsupported scheduler class, prediction type or table, or an override that does not fit it.
     """
     if prediction is not None and prediction not in PREDICTIONS.values():
         raise InvalidInput(f"prediction {prediction!r} is unknown: choose {', '.join(PREDICTIONS.values())}")

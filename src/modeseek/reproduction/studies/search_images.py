@@ -28,7 +28,7 @@ RATES: tuple[Literal["constant", "cosine"], ...] = ("constant", "cosine")
 
 
 def knobs() -> list[tuple[str, str, Recipe]]:
-    """(method, row, recipe): eight of each."""
+    """Return eight settings of each method as (method, row name, recipe)."""
     found: list[tuple[str, str, Recipe]] = []
     for space, noise, schedule in product(SPACES, NOISES, RATES):
         found.append(("SDS", f"{space} {noise} {schedule}", replace(RECIPES["sds"], space=space, noise=noise, schedule=schedule)))

@@ -61,7 +61,7 @@ def train(density: GaussianMixture, config: TrainingConfig, *, checkpoint: Path 
         density: the distribution to learn; samples and exact scores come from it.
         config: the recipe.
         checkpoint: file in which weights, optimiser and average are kept every `every` iterations and at the end, and from which an
-            interrupted run goes on.
+            interrupted run resumes.
 
     Raises:
         WeightsError: the checkpoint belongs to another recipe.

@@ -1,5 +1,5 @@
 """Export of a finished training: a stock `StableDiffusionPipeline` folder in half precision, with the image-text model, the attribute
-classifier and a model card; and the reverse, which makes training go on from such a folder."""
+classifier and a model card; and the reverse, which resumes training from such a folder."""
 
 from __future__ import annotations
 

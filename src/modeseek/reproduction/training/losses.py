@@ -121,7 +121,7 @@ def fresh_latents(bank: Bank, autoencoder: Any) -> Latents:
 def unet_loss(source: Latents, *, count: int = 64) -> Loss:
     """Mean squared error of v = a n - b y at z = a y + b n (Salimans & Ho 2022).
 
-    Times have a density in proportion to t, since shape is decided at high noise.
+    Times t are sampled with a density proportional to t, since the shape is determined at high noise levels.
 
     Args:
         source: of latents and captions.

@@ -36,7 +36,7 @@ class TrainingStep:
         stage: its name.
         done, total: steps; `total` is a guess where the clock ends the stage.
         loss: smoothed, NaN where there is none.
-        note: what happened once, such as whether the network was compiled.
+        note: a message for a single event, such as whether the network was compiled.
     """
 
     stage: str
