@@ -325,7 +325,7 @@ def test_estimating_does_not_move_the_chain(mixture, x):
     assert_close(first, second, rtol=0, atol=0)
     assert_close(chain.state_dict()["z"], before["z"], rtol=0, atol=0)
     assert chain.state_dict()["index"] == 3
-    with pytest.raises(InvalidInput, match=r"belongs to x of shape \(7, 2\)"):
+    with pytest.raises(InvalidInput, match=r"started for x of shape \(7, 2\)"):
         chain(x[:3], progress=0.2, rng=seeded())
     with pytest.raises(InvalidInput, match="DDIM steps"):
         PersistentMSD(denoiser=mixture, sampler=ProximalSampler(solver="heun"))

@@ -141,7 +141,7 @@ def test_the_page_escapes_what_it_shows(tmp_path):
     row = {"prompt": "</script><script>alert(1)", "method": "<b>", "seed": 0, "prior": "x", "calls": 1, "image": "a b.png"}
     text = write_page(tmp_path, [row], title="<i>").read_text()
     assert "</script><script>alert" not in text
-    assert "<title>&lt;i&gt;</title>" in text
+    assert "<title>&lt;i&gt; - modeseek</title>" in text
     assert write_table(tmp_path, []) != []
 
 
