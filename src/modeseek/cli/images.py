@@ -88,7 +88,7 @@ def image(command: Image) -> None:
         for step in steps if log is None else logged(steps, out, log):
             progress.update(task, completed=step.index + 1, description=f"{command.method}: {step.calls:g} denoiser calls")
     if ranks.is_main:
-        names = ("index.html", "run.json", "sheet.png", "animation.gif", "curves.png")
+        names = (*(f"image-{seed}.png" for seed in run.seeds), "index.html", "run.json", "sheet.png", "animation.gif", "curves.png")
         report_files([out / name for name in names], json_lines=command.json)
 
 
