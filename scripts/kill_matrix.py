@@ -7,8 +7,7 @@ by SIGTERM and by SIGINT at `--signals` moments. After each kill the same comman
     no process of the command's group is left;
     no temporary file, lease or lock is left.
 
-SIGTERM must end with status 143 and SIGINT with 130, with 0 where the command had already finished, or with the
-signal itself while Python is still importing.
+SIGTERM must end with status 143 and SIGINT with 130, or with 0 where the command had already finished.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from PIL import Image
 
 TIMES = re.compile(rb'"(seconds|started|finished_at|created|date|time|duration|written)": *("[^"]*"|[0-9.e+-]+)')
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT}
-STATUSES = {"SIGKILL": (-9,), "SIGTERM": (143, 0, -15), "SIGINT": (130, 0, -2)}
+STATUSES = {"SIGKILL": (-9,), "SIGTERM": (143, 0), "SIGINT": (130, 0)}
 
 
 def commands(prior: str, steps: int, prompts: Path, image: Path) -> dict[str, list[str]]:

@@ -20,6 +20,8 @@ from modeseek.cli.playground import Playground, playground
 from modeseek.cli.progress import report_error
 from modeseek.cli.sweeps import SweepOptions, sweep
 from modeseek.cli.training import Train, train
+from modeseek.core import interrupts
+from modeseek.core.errors import InvalidInput, ModeseekError
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], int | None]]] = {
     "image": (Image, image),
@@ -45,20 +47,19 @@ DISTRIBUTED = (Image, Object)
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit status: 0 success, 1 a user's error (one line on stderr), 130 Ctrl-C, 143 SIGTERM."""
     choices = tuple(Annotated[options, tyro.conf.subcommand(name)] for name, (options, _) in COMMANDS.items())
-    command: Any = tyro.cli(
-        Union[choices],  # type: ignore[call-overload]  # noqa: UP007 - built at run time
-        prog="modeseek",
-        description="Gradients from diffusion models: mean-shift distillation and the other score-distillation methods.",
-        args=arguments,
-    )
-    from modeseek.core import interrupts
-    from modeseek.core.errors import InvalidInput, ModeseekError
-    from modeseek.scaling.ranks import world_size
-
+    command: Any = None
     try:
-        if world_size() > 1 and not isinstance(command, DISTRIBUTED):
-            raise InvalidInput("only `image` and `3d` run on several processes: start this command without torchrun")
-        with interrupts.terminable():
+        with interrupts.terminable():  # around the imports too: a signal during them ends with the same status
+            command = tyro.cli(
+                Union[choices],  # type: ignore[call-overload]  # noqa: UP007 - built at run time
+                prog="modeseek",
+                description="Gradients from diffusion models: mean-shift distillation and the other score-distillation methods.",
+                args=arguments,
+            )
+            from modeseek.scaling.ranks import world_size
+
+            if world_size() > 1 and not isinstance(command, DISTRIBUTED):
+                raise InvalidInput("only `image` and `3d` run on several processes: start this command without torchrun")
             status = next(function for options, function in COMMANDS.values() if type(command) is options)(command)
             interrupts.leave_if_requested()
             return status or 0
