@@ -40,7 +40,7 @@ def overhead(count, repeats, *, guided):
     for call in calls:
         call()
     pairs = [[timed(call) for call in calls] for _ in range(repeats)]
-    return statistics.median(ours / theirs for ours, theirs in pairs), statistics.median(ours for ours, _ in pairs)
+    return statistics.median(prior / bare for prior, bare in pairs), statistics.median(prior for prior, _ in pairs)
 
 
 def benchmarks(*, quick):

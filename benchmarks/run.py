@@ -3,7 +3,7 @@
 ideal denoiser      against a bare scaled_dot_product_attention call on ready tensors, eager log-sum-exp, scikit-learn's mean shift
 its memory          peak growth of a fresh process at 10^4 queries x 10^5 points; and with ten times more of either
 a distillation step MSD with exact draws at 4096 points and the learned net, against as many bare calls of the net
-a image's step    SDS through the encoder on the embedded prior, against the bare UNet call and the encoder forward and backward; and the
+a step on images    SDS through the encoder on the embedded prior, against the bare UNet call and the encoder forward and backward; and the
                     peak memory of a fresh process for each
 import modeseek     against import torch
 the NeRF            its hash grid and its occupancy grid, see nerf.py
@@ -146,8 +146,8 @@ def image_step(batch: int, repeats: int) -> dict[str, float]:
         command = [sys.executable, "-W", "ignore", image_steps.__file__, kind, str(batch)]
         peaks[kind] = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
     return {
-        f"image's step / its bare calls, batch {batch}": found,
-        "image's step, s": with_loop / steps,
+        f"step on images / its bare calls, batch {batch}": found,
+        "a step on images, s": with_loop / steps,
         "its bare calls, s": without / steps,
         "peak memory / bare calls": peaks["loop"] / peaks["bare"],
         "peak memory, MB": peaks["loop"],

@@ -236,7 +236,7 @@ def test_fit_to_truth_comes_nearer():
 
 
 # ---------------------------------------------------------------- the classifier and the experiments
-def test_the_judge_tells_the_sides_of_true_composites():
+def test_the_classifier_tells_the_sides_of_true_composites():
     for prompt in ("a red house, white background", "a green rocket, grey background"):
         told = TrueObject(prompt=prompt).run().row["metrics"]
         assert min(told["front"], told["back"]) > 0.8

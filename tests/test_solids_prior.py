@@ -57,7 +57,7 @@ def test_stock_pipeline_loads_and_samples_it():
     assert bool(scorer().agreement(made, [prompt])["all"][0])
 
 
-def test_judge_is_right_on_true_images(truth):
+def test_classifier_is_right_on_true_images(truth):
     images, captions = truth
     found = scorer().agreement(images, captions)
     for name in ("object", "colour", "background", "view"):

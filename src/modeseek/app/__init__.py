@@ -1,7 +1,7 @@
 """The app: prompts in a browser, served to this machine alone.
 
 Every request is answered on the loopback interface under a loopback name; there is no share link and no analytics, and the page loads
-nothing from elsewhere. One run is at work at a time; a second request is told so at once. gradio comes with the extra `app`.
+nothing from elsewhere. One run is active at a time; a second request is refused at once with a message. gradio comes with the extra `app`.
 """
 
 from __future__ import annotations

@@ -147,7 +147,7 @@ class NothingToResume(ModeseekError, RuntimeError):
 
 
 def busy_text(job: Job) -> str:
-    """What a second request is told."""
+    """The message for a second request."""
     left = "" if job.left is None else f", about {duration(job.left)} left"
     return f"busy with {job.title!r} (step {job.done} of {job.total}{left}): wait for it, or stop it first"
 

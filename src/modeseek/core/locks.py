@@ -72,7 +72,7 @@ def _take(path: Path, wait: float, waiting: Callable[[str], None] | None) -> int
     import fcntl  # POSIX only
 
     deadline = time.monotonic() + wait
-    told = False
+    announced = False
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -86,9 +86,9 @@ def _take(path: Path, wait: float, waiting: Callable[[str], None] | None) -> int
             if time.monotonic() >= deadline:
                 os.close(handle)
                 raise FolderInUse(f"{words}; wait until it has finished, or choose another --out") from None
-            if waiting is not None and not told:
+            if waiting is not None and not announced:
                 waiting(f"{words}; waiting")
-                told = True
+                announced = True
             time.sleep(POLL)
         except BaseException:
             os.close(handle)

@@ -14,9 +14,9 @@
     mean-shift          one-call mean shift in image space with corrected encodings                     1
     hd-ode              one step of the high-density ODE per optimiser step                              1
 
-Settings are the authors' where they are stated for Stable Diffusion, otherwise the defaults of the estimators (`modeseek.gradients`).
-The optimiser and the number of steps were chosen for this package. None of these recipes was tuned.
-The null prompt is D_u, the guided denoiser at scale 0.
+Settings are the authors' where they are stated for Stable Diffusion, otherwise the defaults of the estimators (`modeseek.gradients`). The
+optimiser and the number of steps were chosen for this package. None of these recipes was tuned. The null prompt is D_u, the guided denoiser
+at scale 0.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def build_literature(
 
     Raises:
         InvalidInput: a method that compares prompts on a model whose guidance is distilled into it; SDS-Bridge's suffixes on a prior that
-            does not know their words.
+            does not have their words.
     """
     method = recipe.method
     if prior.distilled and method in ("csd", "nfsd", "sds-bridge", "ism"):
@@ -126,6 +126,6 @@ def build_literature(
         target, source = (prior.denoiser([prompt + words for prompt in prompts], guidance=1.0) for words in (BRIDGE_TARGET, BRIDGE_SOURCE))
     except InvalidInput as error:
         raise InvalidInput(
-            f"SDS-Bridge appends words to the prompt that this prior does not know ({error}): give a negative prompt"
+            f"SDS-Bridge appends words to the prompt that this prior's vocabulary lacks ({error}): give a negative prompt"
         ) from error
     return SDSBridge(conditional=at(1.0), null=null, target=target, source=source, scale=scale, levels=levels, **stochastic)

@@ -72,8 +72,7 @@ class Recipe:
         first: bandwidth of MSD's first draw, if it differs.
         interval: t between which guidance and kernel of "msd-split" act; (999, 0): everywhere.
         scaling: of the noise of the centre of "msd-split", by inversion: "text": to the level of the current state, as section 4.3 of
-        the paper
-            says; "verbatim": one level above, as Algorithm 2 prints it; "none".
+            the paper says; "verbatim": one level above, as Algorithm 2 prints it; "none".
         inversion: SDI inverts at this multiple of the guidance scale (a network with its guidance distilled into it: at the same scale).
         eta: noise of SDI's inversion.
         as_published: SDI as its public code has it (`modeseek.gradients.sdi`); False: the state at the level at which the network is

@@ -3,8 +3,8 @@ r"""Delta denoising score (Hertz et al. 2023, arXiv:2304.07090, Eq. 5): editing 
     g = E[ w (eps_tgt(x + sigma n) - eps_src(x_src + sigma n)) ]
       = E[ w/sigma ((x - D_tgt(x + sigma n)) - (x_src - D_src(x_src + sigma n))) ]
 
-with the same noise and level in both terms. If prompt and image match, the error of a prediction is a bias of the network; the
-second term subtracts it. At x = x_src the gradient is the difference of the two prompts' predictions alone. The authors' notebook samples
+with the same noise and level in both terms. If prompt and image match, the error of a prediction is a bias of the network; the second
+term subtracts it. At x = x_src the gradient is the difference of the two prompts' predictions alone. The authors' notebook samples
 t in [50, 949), guidance 7.5, w = 1, and takes 200 steps of SGD. Two denoiser calls per sample.
 """
 

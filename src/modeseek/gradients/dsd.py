@@ -3,10 +3,9 @@ r"""Diverse score distillation (Xu et al. 2024, arXiv:2412.06780): follow the sa
     z_d  = DDIM from sigma_max n* down to sigma_d,             e = eps_g(z_d; sigma_d)
     g    = w ( eps_g(x + sigma_t e; sigma_t) - eps_c(x + sigma_d e; sigma_d) )
 
-n* is fixed per object, D_g is guided and D_c is not, sigma_t anneals, and sigma_d lies a little above it:
-u_d = u_t + U[0, 1] 0.1 (u_t - u_min). So an object converges to the image that DDIM generates from its noise, even
-if its renders have left the trajectory. If x = D_g(z_d), then
-x + sigma_d e = z_d and, without guidance, g = w (eps(x + sigma_t e) - e), which is SDS with the trajectory's own noise.
+n* is fixed per object, D_g is guided and D_c is not, sigma_t anneals, and sigma_d lies a little above it: u_d = u_t + U[0, 1] 0.1 (u_t -
+u_min). So an object converges to the image that DDIM generates from its noise, even if its renders have left the trajectory. If x =
+D_g(z_d), then x + sigma_d e = z_d and, without guidance, g = w (eps(x + sigma_t e) - e), which is SDS with the trajectory's own noise.
 
 On the axis u of `levels` (by default Stable Diffusion's timesteps / 999): u_t falls from 0.98 to 0.32 with the square root of the
 progress, weight 1 - alpha_bar, DDIM on ten equal steps of u. The released code starts DDIM from z = n at t = 999 in its own state, that is

@@ -21,8 +21,8 @@ def CSD(  # noqa: N802 - the field's name, used like the other gradients' classe
 ) -> LinearScore:
     """Classifier score distillation, eps_c - eps_0; a `Gradient` of 2 denoiser calls per sample, 3 with a negative prompt.
 
-    Only the prompt contributes: the gradient vanishes wherever the conditional and the
-    unconditional prediction agree. The published weight is uniform and there is no guidance scale, since Adam removes it.
+    Only the prompt contributes: the gradient vanishes wherever the conditional and the unconditional prediction agree. The published weight
+    is uniform and there is no guidance scale, since Adam removes it.
 
     Args:
         conditional: D of the prompt, unguided.

@@ -4,6 +4,7 @@ r"""Interval score matching (Liang et al. 2023, LucidDreamer, arXiv:2311.11284, 
 
 x_s is the unconditional DDIM inversion of x, x_t one more inversion step, D_s the guided and D_0 the unconditional denoiser. Inversion
 takes the place of fresh noise, and the difference of two predictions on one trajectory that of eps_hat - n.
+
 The time axis u in [0, 1] is that of `levels`, by default Stable Diffusion's timesteps / 999. As coded by the authors: u uniform in
 [0.02, 0.5], its upper end widened to 0.98 at first; the interval u_t - u_s falls from 0.1 to 0.08; inversion in strides of 0.2 from
 x + sigma_0 n; weight sigma_t. The paper's experiments may use other intervals. Calls: ceil(u_s / stride) for the inversion, one for the

@@ -104,8 +104,7 @@ class LinearScore:
         denoisers: D_i, one per coefficient of the rule but the last.
         rule: coefficients by sigma and progress.
         levels: distribution, weight and schedule of sigma.
-        normalise: divide the gradient of each object by its norm over all coordinates (CSD's
-            option; its code takes the norm of the batch).
+        normalise: divide the gradient of each object by its norm over all coordinates (CSD's option; its code takes the norm of the batch).
         samples: Monte-Carlo samples of (sigma, n) per estimate.
         noise: "fresh", "fixed" or "shared" n.
         seed: of noise that is not fresh.

@@ -13,9 +13,8 @@ from modeseek.core.errors import InvalidInput
 def bootstrap_error(statistic: Callable[..., float], *samples: Tensor, draws: int = 100, seed: int = 0) -> float:
     """Standard error of `statistic(*samples)`: each sample (n_i, ...) is resampled along its first axis, independently of the others.
 
-    A distance between distributions (Frechet's) is biased by the size of its samples, and more so resampled: take the error, not
-    the mean, of the
-    resampled values.
+    A distance between distributions (Frechet's) is biased by the size of its samples, and more so resampled: take the error, not the mean,
+    of the resampled values.
 
     Example:
         >>> x = torch.arange(100.0)

@@ -2,14 +2,13 @@ r"""Tests of a posterior sampler against the truth: rank statistics and a classi
 
 A joint draw (y, x) with y ~ p and x ~ p(x | y) makes y an exact draw of the posterior p(y | x). So
 
-    ranks        the rank of f(y) among f of L draws of the sampler at x is uniform on 0..L            simulation-based calibration,
-                                                                                                       Talts et al. 2018 (arXiv 1804.06788)
-    classifier   no classifier tells (x, y) from (x, sampler's draw) better than a coin                Lopez-Paz & Oquab 2017 (arXiv
-    1610.06545)
+    ranks        the rank of f(y) among f of L draws of the sampler at x is uniform on 0..L: simulation-based calibration, Talts et al. 2018
+                 (arXiv:1804.06788)
+    classifier   no classifier separates (x, y) from (x, sampler's draw) better than chance: Lopez-Paz & Oquab 2017 (arXiv:1610.06545)
 
-The rank test sees errors of location and spread along f and takes L draws per x. The classifier sees whatever its features do and takes
-one. Both return p-values: under an exact sampler they are uniform, so a test at level 0.05 rejects one run in twenty. The test statistics
-are discrete, and the chi-square and normal approximations of their distributions make the rates approximate.
+The rank test detects errors of location and spread along f and needs L draws per x. The classifier detects what its features express and
+needs one. Both return p-values: under an exact sampler they are uniform, so a test at level 0.05 rejects one run in twenty. The test
+statistics are discrete, and the chi-square and normal approximations of their distributions make the rates approximate.
 """
 
 from __future__ import annotations

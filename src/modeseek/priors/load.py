@@ -16,8 +16,8 @@ def load_prior(source: str | Path | Any, **settings: Any) -> PipelinePrior | Ide
 
     Args:
         source: "solids", the text-to-image prior inside the package; "solids-ideal", the exact denoiser of true renders of the same
-            captions; a folder in diffusers' layout; a hub id such as
-            "stable-diffusion-v1-5/stable-diffusion-v1-5"; or a diffusers pipeline object.
+            captions; a folder in diffusers' layout; a hub id such as "stable-diffusion-v1-5/stable-diffusion-v1-5"; or a diffusers pipeline
+            object.
         settings: of `modeseek.priors.pipelines.load_prior`: device, dtype, image_size, variant, download, ...; for "solids-ideal" the
             fields of `IdealSolidsPrior`: count, seed, device.
 

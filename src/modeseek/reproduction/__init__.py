@@ -1,10 +1,8 @@
 """Reproduction of the paper: its tables and figures (`paper`), further studies (`studies`), training of the shipped networks (`training`).
 
-Beside these three folders are the pieces that they share: an experiment is a list of independent cells (`experiment`, `cells`),
-on points of
-the plane (`plane`, `estimator_cells`), on images (`image_cells`, `image_methods`, `image_scores`) or on objects
-(`object_cells`). The library
-imports nothing from here.
+The modules next to these three folders are shared by them: an experiment is a list of independent cells (`experiment`) on points of the
+plane (`plane`, `estimator_cells`), on images (`image_cells`, `image_methods`, `image_scores`) or on objects (`object_cells`,
+`compared_objects`). The library imports nothing from here.
 """
 
 from modeseek.reproduction.experiment import Experiment as Experiment

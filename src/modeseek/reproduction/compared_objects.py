@@ -1,8 +1,7 @@
 r"""Text to 3-D under equal conditions: the ideal and the learned denoiser, prompts and seeds for tuning kept apart from those for scoring.
 
 Every method has the same NeRF, cameras, optimiser and number of steps, one denoiser call per view and step (`calls` says where a sampler
-needs
-more), the residual at the image ("difference") and, with the learned denoiser, the same consistent encoding. Only `COMPARED` differs:
+needs more), the residual at the image ("difference") and, with the learned denoiser, the same consistent encoding. Only `COMPARED` differs:
 
     SDS              sigma log-uniform, gradient weighted as |x - D|^2/2: the best of the settings tried on `TUNE_OBJECTS`
     SDS, annealed    sigma = l, falling as the bandwidth of mean shift does
@@ -201,8 +200,7 @@ def compared(
     denoisers: Sequence[DenoiserName], *, prompts: int = 8, seeds: int = 4, tune: bool = True, steps: int = STEPS
 ) -> list[ComparedObject]:
     """Cells of every method: all of the tuning pairs, and the first prompts and seeds of the scoring lists, in an order in which every
-    prompt
-    has its first seed before any has its second."""
+    prompt has its first seed before any has its second."""
     splits: list[tuple[Split, tuple[str, ...], tuple[int, ...]]] = [("score", SCORE_OBJECTS[:prompts], SCORE_SEEDS[:seeds])]
     if tune:
         splits.insert(0, ("tune", TUNE_OBJECTS, TUNE_SEEDS))

@@ -50,7 +50,7 @@ class Settings:
 
     @property
     def suffix(self) -> str:
-        """The end of the folder's name, which tells settings apart."""
+        """Suffix of the folder's name, different for different settings."""
         model = "" if self.prior.name == "solids" else "-" + "".join(c if c.isalnum() else "-" for c in Path(self.prior.name).name)
         model += f"-{self.images}-a-prompt" if self.images != 4 else ""
         model += f"-{self.seeds}-seeds" if self.seeds > 1 else ""

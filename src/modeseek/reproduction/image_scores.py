@@ -5,10 +5,9 @@
     any other        CLIP ViT-L/14, Inception-v3      CLIP-SIM (100 cos), FID
 
 The scores of other priors need weights on disk: CLIP through transformers, Inception through torch-fidelity (the weights of the reference
-implementation). Nothing is downloaded; a score without its weights is left out, and `missing` says why. Standard errors are
-bootstrap errors. For a distance, images are resampled within each prompt, since a set that lacks a prompt is far from a complete one;
-with one
-image per prompt there is no such error.
+implementation). Nothing is downloaded; a score without its weights is left out, and `missing` says why. Standard errors are bootstrap
+errors. For a distance, images are resampled within each prompt, since a set that lacks a prompt is far from a complete one; with one image
+per prompt there is no such error.
 """
 
 from __future__ import annotations

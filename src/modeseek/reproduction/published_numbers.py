@@ -2,7 +2,7 @@
 
 Columns of Table 1: ideal denoiser; learned; learned with CFG; learned with autoguidance. Cells that no text version of the paper shows are
 absent, and so is their comparison. Its NLL of DDIM with the ideal denoiser (-1.85) is below the fractal's entropy (-1.36), which no
-faithful sampler reaches, so its density must differ from ours in scale or its points in kind.
+faithful sampler reaches, so its density must differ from `fractal("A")` in scale, or its points in kind.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SPIRAL: list[Column] = [("spiral", "ideal", "none"), ("spiral", "learned", "none
 PINWHEEL: list[Column] = [("pinwheel", "ideal", "none"), ("pinwheel", "learned", "none")]
 
 # metric -> columns -> method -> values in the columns' order (None: not legible)
-_PRINTED: list[tuple[str, list[Column], dict[str, list[float | None]]]] = [
+_VALUES: list[tuple[str, list[Column], dict[str, list[float | None]]]] = [
     (
         "nll",
         FRACTAL,
@@ -124,7 +124,7 @@ def published(density: str, denoiser: str, guidance: str, method: str) -> dict[s
         {'nll': -2.02, 'precision': 0.97, 'recall': 0.42, 'mmd_1e4': 12.79, 'log_efficiency': 7.65}
     """
     found: dict[str, float] = {}
-    for metric, columns, methods in _PRINTED:
+    for metric, columns, methods in _VALUES:
         for column, value in zip(columns, methods.get(method, []), strict=False):
             if column == (density, denoiser, guidance) and value is not None:
                 found[metric] = value

@@ -1,4 +1,4 @@
-"""Rows of results beside the paper's, as JSON for machines and Markdown for people."""
+"""Tables of measured results with the published numbers in brackets, as JSON and as Markdown."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def markdown(title: str, rows: list[Row], columns: list[str], notes: str) -> str
     head = [*keys, *columns, "calls", "seconds"]
     lines = [f"# {title}", "", notes, "", "| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in rows:
-        printed = row.get("paper") or {}
+        published_values = row.get("paper") or {}
         values = row.get("metrics") or {}
         cells = [label_of(row) if key == "method" else str(row.get(key, "")) for key in keys]
-        cells += [_cell(values, printed, column) for column in columns]
+        cells += [_cell(values, published_values, column) for column in columns]
         cells += [f"{row['calls']:g}", f"{row['seconds']:.0f}"]
         lines.append("| " + " | ".join(cells) + " |")
     loops = sorted({f"{row['method']}, {row['denoiser']}: {row['loop']}" for row in rows if row.get("loop")})
@@ -93,9 +93,9 @@ def averaged(rows: list[Row], *, keys: Sequence[str] = KEYS) -> list[Row]:
     return found
 
 
-def _cell(values: Row, printed: Row, column: str) -> str:
+def _cell(values: Row, published_values: Row, column: str) -> str:
     """The measured value, with its standard error where there is one, and the paper's in brackets; a dash where nothing was measured."""
-    ours, paper = values.get(column, "-"), printed.get(column)
-    text = "diverged" if ours is None else ours if isinstance(ours, str) else f"{ours:.3g}"
+    measured, paper = values.get(column, "-"), published_values.get(column)
+    text = "diverged" if measured is None else measured if isinstance(measured, str) else f"{measured:.3g}"
     text += f" ± {values[f'{column} error']:.2g}" if f"{column} error" in values else ""
     return text if paper is None else f"{text} ({paper:g})"

@@ -10,7 +10,9 @@ from torch.nn.functional import silu
 
 from modeseek.solids.captions import BACKGROUNDS, BASES, COLOURS, COMPOSITES, SHAPES, VIEWS, Scene
 
-CLASSIFIER_KIND = "solids-judge"
+CLASSIFIER_FILE = "image_attribute_classifier.safetensors"
+"""Name of the classifier's weights in the folder of a prior of solids."""
+CLASSIFIER_KIND = "solids-judge"  # in the metadata of the shipped file, whose bytes are part of every cell's fingerprint
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "object": SHAPES + COMPOSITES,
     "colour": tuple(COLOURS),

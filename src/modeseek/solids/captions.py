@@ -4,8 +4,8 @@
     a COLOUR SHAPE on a COLOUR BASE              two parts
     ..., BACKGROUND background, VIEW view        both clauses may be left out, in this order
 
-`Scene.caption` writes the caption of a scene; `parse` reads one and raises with the words it does not know. Some combinations of colour and
-object are held out of training (`Scene.held_out`), to test whether a prior composes words or remembers captions.
+`Scene.caption` writes the caption of a scene; `parse` reads one and raises an error that names unknown words. Some combinations of colour
+and object are held out of training (`Scene.held_out`), to test whether a prior composes words or has memorised captions.
 """
 
 from __future__ import annotations

@@ -8,13 +8,11 @@ r"""Scores of a distilled object against the exact solid of its caption: renders
                       (Janus). Composites alone have a front; the sides of the other objects differ in shading only and are not scored
 
 A caption may leave the background out. Then the true solid is composited over the object's own background; a background that is named has
-to
-be learned.
+to be learned.
 
 Two sets of n random points on one surface have a Chamfer distance of about sqrt(area / n) / 2: 0.01 for 12 000 points, the lower limit of
-this
-score; the threshold of the F-score is three times that. Only points visible from around and above are compared, of both surfaces: no render
-shows the inside or the underside, and an opaque volume is full of walls there (`seen_points`).
+this score; the threshold of the F-score is three times that. Only points visible from around and above are compared, of both surfaces: no
+render shows the inside or the underside, and an opaque volume is full of walls there (`seen_points`).
 
 Points on the solid come from random lines: uniform random lines meet any surface uniformly in its area (Crofton; Santalo 1976). Their
 crossings are found by marching along the signed distance, then bisected. Nothing is projected, so edges are not oversampled.

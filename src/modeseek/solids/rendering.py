@@ -58,8 +58,7 @@ def view_cameras(view: str, count: int, *, rng: torch.Generator) -> Cameras:
     """Random cameras of a view.
 
     Azimuth within 30 degrees of the front, of either side or of the back, elevation 8 to 32 degrees; "overhead" has elevation 55 to 75
-    around
-    the front.
+    around the front.
     """
 
     def uniform(low: float, high: float) -> Tensor:

@@ -1,8 +1,7 @@
 """Scores of images of the embedded prior: an attribute classifier, and the features of its image-text model.
 
 The scores are named `classifier`, `frechet-solids` and `similarity-solids`. They come from small networks, not from Inception or CLIP
-ViT-L/14, so
-they do not compare with published FID or CLIP scores.
+ViT-L/14, so they do not compare with published FID or CLIP scores.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from torch.nn.functional import normalize
 from modeseek.core.errors import InvalidInput
 from modeseek.core.files import read_tensors
 from modeseek.core.libraries import quiet_libraries
-from modeseek.solids.attributes import ATTRIBUTES, CLASSIFIER_KIND, AttributeClassifier, labels
+from modeseek.solids.attributes import ATTRIBUTES, CLASSIFIER_FILE, CLASSIFIER_KIND, AttributeClassifier, labels
 from modeseek.solids.captions import parse
 from modeseek.solids.tokenizer import tokenizer
 
@@ -36,7 +35,7 @@ class Scorer:
         from transformers import CLIPModel
 
         self.classifier = AttributeClassifier()
-        self.classifier.load_state_dict(read_tensors(folder / "judge.safetensors", kind=CLASSIFIER_KIND)[0])
+        self.classifier.load_state_dict(read_tensors(folder / CLASSIFIER_FILE, kind=CLASSIFIER_KIND)[0])
         self.classifier.float().eval().requires_grad_(False)
         with quiet_libraries():
             self.clip = (

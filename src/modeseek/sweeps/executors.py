@@ -87,16 +87,16 @@ class LocalPool(Executor):
             if not future.set_running_or_notify_cancel():
                 continue
             try:
-                answer = self._pool(slot).submit(fn, *args, **kwargs).result()
+                result = self._pool(slot).submit(fn, *args, **kwargs).result()
             except BrokenProcessPool:
                 self._drop(slot)
-                future.set_exception(WorkerLost("the worker process ended without an answer: it was killed, or ran out of memory"))
+                future.set_exception(WorkerLost("the worker process ended without a result: it was killed, or ran out of memory"))
             except BaseException as error:
                 future.set_exception(error)
             else:
-                if getattr(answer, "restart_worker", False):
+                if getattr(result, "restart_worker", False):
                     self._drop(slot)
-                future.set_result(answer)
+                future.set_result(result)
         self._drop(slot)
 
     def _pool(self, slot: int) -> ProcessPoolExecutor:
@@ -149,22 +149,22 @@ class RayExecutor(Executor):
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Start a task; a worker that dies gives `WorkerLost`."""
         found: Future[Any] = self._remote.remote(self._threads, fn, args, kwargs).future()
-        answer: Future[Any] = Future()
-        answer.set_running_or_notify_cancel()
+        future: Future[Any] = Future()
+        future.set_running_or_notify_cancel()
 
         def pass_on(done: Future[Any]) -> None:
             error = done.exception()
             if error is None:
-                answer.set_result(done.result())
+                future.set_result(done.result())
             elif isinstance(error, (self._ray.exceptions.WorkerCrashedError, self._ray.exceptions.OutOfMemoryError)) or (
                 isinstance(error, self._ray.exceptions.RayError) and not isinstance(error, self._ray.exceptions.RayTaskError)
             ):
-                answer.set_exception(WorkerLost(f"a Ray worker was lost ({str(error).splitlines()[0][:200]})"))
+                future.set_exception(WorkerLost(f"a Ray worker was lost ({str(error).splitlines()[0][:200]})"))
             else:
-                answer.set_exception(error)
+                future.set_exception(error)
 
         found.add_done_callback(pass_on)
-        return answer
+        return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Disconnect from the cluster and cancel running tasks."""
@@ -209,27 +209,27 @@ class SlurmExecutor(Executor):
 
     def __init__(self, executor: Any, jobs: int) -> None:
         self._executor = executor
-        self._room = threading.Semaphore(jobs)
+        self._slots = threading.Semaphore(jobs)
         self._jobs: list[Any] = []
         self._closed = False
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Queue a job; a job that ends without a result gives `WorkerLost`."""
-        answer: Future[Any] = Future()
-        threading.Thread(target=self._follow, args=(answer, fn, args, kwargs), daemon=True).start()
-        return answer
+        future: Future[Any] = Future()
+        threading.Thread(target=self._follow, args=(future, fn, args, kwargs), daemon=True).start()
+        return future
 
-    def _follow(self, answer: Future[Any], fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        with self._room:
-            if self._closed or not answer.set_running_or_notify_cancel():
-                answer.cancel()
+    def _follow(self, future: Future[Any], fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        with self._slots:
+            if self._closed or not future.set_running_or_notify_cancel():
+                future.cancel()
                 return
             try:
                 job = self._executor.submit(fn, *args, **kwargs)
                 self._jobs.append(job)
-                answer.set_result(job.result())
+                future.set_result(job.result())
             except Exception as error:
-                answer.set_exception(WorkerLost(f"a job ended without an answer ({(str(error).splitlines() or [''])[0][:200]})"))
+                future.set_exception(WorkerLost(f"a job ended without a result ({(str(error).splitlines() or [''])[0][:200]})"))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Accept no more calls; with `cancel_futures` cancel running jobs."""
@@ -251,7 +251,7 @@ def slurm_executor(folder: Any, *, jobs: int = 16, cluster: str | None = None, *
 
     Raises:
         MissingPackage: submitit is not installed.
-        InvalidInput: there is no SLURM on this machine, or submitit does not know a parameter.
+        InvalidInput: there is no SLURM on this machine, or submitit does not accept a parameter.
     """
     try:
         import submitit

@@ -209,7 +209,7 @@ def _file_system_time(folder: Path) -> float:
 
 @cache
 def machine() -> str:
-    """What tells this machine, its boot and its process namespace from others; inside one, process numbers can be compared."""
+    """A name for this machine, its boot and its process namespace. Process numbers are comparable only within one of them."""
     parts = [socket.gethostname()]
     with suppress(OSError):
         parts += [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")]

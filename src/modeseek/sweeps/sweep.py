@@ -226,8 +226,8 @@ def begin(sweep: Sweep, out: Path) -> None:
     elif (out / "run.json").exists():
         raise OutputError(f"{out} holds a single run; choose another --out")
     names = [method.name for method in sweep.methods]
-    asked = {"prompts": list(sweep.prompts), "methods": names, "seeds": list(sweep.seeds), "priors": [p.name for p in sweep.priors]}
-    write_json(path, {"task": sweep.task, **asked})
+    settings = {"prompts": list(sweep.prompts), "methods": names, "seeds": list(sweep.seeds), "priors": [p.name for p in sweep.priors]}
+    write_json(path, {"task": sweep.task, **settings})
 
 
 def rows_of(cells: Sequence[AnyCell], out: Path) -> Iterator[dict[str, Any]]:

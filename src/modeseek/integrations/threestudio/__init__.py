@@ -2,9 +2,8 @@ r"""A guidance for threestudio (Guo et al. 2023): every recipe of `modeseek.dist
 
     guidance_type: "modeseek-guidance"      in place of "stable-diffusion-guidance" and others; `recipe` names the method
 
-`config` holds the keys, `guidance` the guidance itself, `levels` timesteps that follow a schedule, `previews` the images of
-validation, `state` checkpoints and processes.
-threestudio is imported by `register` only.
+`config` holds the keys, `guidance` the guidance itself, `levels` timesteps that follow a schedule, `previews` the images of validation,
+`state` checkpoints and processes. threestudio is imported by `register` only.
 """
 
 from modeseek.integrations.threestudio.config import Config as Config

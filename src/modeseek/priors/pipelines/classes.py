@@ -1,8 +1,8 @@
 """Models without text: unconditional and class-conditional UNets in pixels (Ho et al. 2020), and DiT on latents (Peebles & Xie 2023).
 
 A prompt is a class, by number or by name where the model's folder names its classes (`id2label` in model_index.json). DiT has a class of
-its own for "no class"; a pixel UNet states none, so guiding it needs `negative`, the class to push away from.
-An unconditional model takes empty prompts, one per item, and guidance changes nothing.
+its own for "no class"; a pixel UNet states none, so guiding it needs `negative`, the class to push away from. An unconditional model takes
+empty prompts, one per item, and guidance changes nothing.
 """
 
 from __future__ import annotations

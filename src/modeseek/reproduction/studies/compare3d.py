@@ -1,10 +1,8 @@
 r"""Text to 3-D, mean shift against score distillation under equal conditions, with the ideal and with the learned denoiser.
 
-Conditions and settings are those of `modeseek.reproduction.compared_objects`: one NeRF, 250 steps of four views, one denoiser call per
-view and
-step (`calls` says where a draw needs more). `tune` rows are the pairs of prompt and seed that settings were chosen on, `score` rows are
-others.
-Scores are those of `modeseek.solids.evaluation` against the exact solids. `paired.md` has the differences to the best SDS over the
+Conditions and settings are those of `modeseek.reproduction.compared_objects`: one NeRF, 250 steps of four views, one denoiser call per view
+and step (`calls` says where a draw needs more). `tune` rows are the pairs of prompt and seed that settings were chosen on, `score` rows are
+others. Scores are those of `modeseek.solids.evaluation` against the exact solids. `paired.md` has the differences to the best SDS over the
 same prompts and seeds, with 95 % bootstrap intervals that resample whole prompts.
 """
 

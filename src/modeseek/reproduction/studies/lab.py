@@ -2,8 +2,7 @@ r"""Every gradient against the exact mean shift in image space: the ideal denois
 
 The density is that of 512 renders of a held-out caption, whose denoiser is exact (`modeseek.priors.solids_ideal`), so the mean shift
 m(x) = D(x; l) - x is known at every x and l. The points x are what a distillation meets: renders of other cameras, blurred. Each gradient
-is
-estimated repeatedly with the exact denoiser as its network; what differs from m is the estimator's own error:
+is estimated repeatedly with the exact denoiser as its network; what differs from m is the estimator's own error:
 
     slope            projection of the mean estimate on -m, 1 if unbiased
     cosine           of the mean estimate with -m

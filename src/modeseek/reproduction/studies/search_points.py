@@ -1,8 +1,8 @@
 """The search of every method's own knobs: 12 settings each in this file, the same points, seed and score.
 
-Fractal, learned denoiser, 32 x 32 starting points, 150 steps. The score is the harmonic mean of precision and coverage, so that neither
-a collapse on one mode nor a scatter wins. The winners of SDS, VSD and SDI stand in `laboratory` as the
-"best settings" rows and are used in every column; how unequal the tuning was in all is said in docs/results.md.
+Fractal, learned denoiser, 32 x 32 starting points, 150 steps. The score is the harmonic mean of precision and coverage, so that neither a
+collapse on one mode nor a scatter wins. The winners of SDS, VSD and SDI stand in `laboratory` as the "best settings" rows and are used in
+every column; how unequal the tuning was in all is said in docs/results.md.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from modeseek.priors.pipelines.components import check_files
 from modeseek.reproduction.training import networks
 from modeseek.reproduction.training.solids import SolidsConfig, load
 from modeseek.reproduction.training.stage import WEIGHTS_KIND
-from modeseek.solids.attributes import CLASSIFIER_KIND, AttributeClassifier
+from modeseek.solids.attributes import CLASSIFIER_FILE, CLASSIFIER_KIND, AttributeClassifier
 from modeseek.solids.tokenizer import tokenizer
 
 
@@ -52,9 +52,7 @@ def export(folder: Path, destination: Path, config: SolidsConfig, *, card: str) 
         write_json(stated, read_json(stated) | {"dtype": "float32"})
         for source in sorted(path for path in Path(made).rglob("*") if path.is_file()):
             write_atomically(destination / source.relative_to(made), partial(shutil.copyfile, source))
-    write_tensors(
-        destination / "judge.safetensors", {k: v.half() for k, v in classifier.state_dict().items()}, {"modeseek": CLASSIFIER_KIND}
-    )
+    write_tensors(destination / CLASSIFIER_FILE, {k: v.half() for k, v in classifier.state_dict().items()}, {"modeseek": CLASSIFIER_KIND})
     write_text(destination / "README.md", card)
 
 
@@ -63,7 +61,7 @@ def restore(pipeline: Path, folder: Path) -> None:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPModel, CLIPTextModel
 
-    classifier, _ = read_tensors(pipeline / "judge.safetensors", kind=CLASSIFIER_KIND)
+    classifier, _ = read_tensors(pipeline / CLASSIFIER_FILE, kind=CLASSIFIER_KIND)
 
     def state(network: Any, part: str) -> dict[str, Any]:
         check_files(pipeline / part, None)
@@ -111,7 +109,7 @@ it. It was trained from scratch on renders of `modeseek.solids`, so the exact sh
   other words.
 - Parts: AutoencoderKL (16 x 16 x {config.sizes.latent_channels}, channels normalised); UNet2DConditionModel (v-prediction, zero terminal
   SNR) with a text tower that was trained along, starting from that of a CLIPModel of the same images (`clip/`); an independent attribute
-  classifier (`judge.safetensors`).
+  classifier (`image_attribute_classifier.safetensors`).
 - Held out of training: one colour of each object, one base colour for each shape (`Scene.held_out`).
 - Limits: it models these solids alone. Frechet distances and similarities of its features do not compare with published FID or CLIP scores.
 - Rebuild: `modeseek train solids`, resumable; `--start` continues from exported weights, `--device cuda` trains on a GPU, `--minutes`

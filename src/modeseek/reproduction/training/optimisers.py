@@ -2,10 +2,9 @@ r"""Muon for small convolutional networks, and a guard that a compiled network h
 
 Muon (Jordan et al. 2024) replaces the momentum matrix M of each weight by its nearest semi-orthogonal matrix, so that all its directions
 move equally. Newton-Schulz iterations with the published coefficients take the place of a singular value decomposition. The update is
-scaled to the
-root mean square of an AdamW update, 0.2 sqrt(max(rows, columns)) (Liu et al. 2025, arXiv:2502.16982), so that learning rates carry
-over. `torch.optim.Muon` does the same for matrices alone; here convolution kernels are matrices of (out, in x kernel), and matrices of one
-shape are iterated as one batch.
+scaled to the root mean square of an AdamW update, 0.2 sqrt(max(rows, columns)) (Liu et al. 2025, arXiv:2502.16982), so that learning rates
+carry over. `torch.optim.Muon` does the same for matrices alone; here convolution kernels are matrices of (out, in x kernel), and matrices
+of one shape are iterated as one batch.
 """
 
 from __future__ import annotations

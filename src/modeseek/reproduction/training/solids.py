@@ -7,9 +7,8 @@ r"""Training of the embedded prior, stage by stage. Every stage is resumable; fi
                  1 over the data, folded into the 1 x 1 quantisation convolutions, so that the autoencoder stays a stock class and
                  `scaling_factor` is 1
     unet         v-prediction of the latents (Salimans & Ho 2022) with zero terminal SNR, a tenth of the captions dropped for guidance,
-    clauses
-                 left out now and then, averaged weights. The text tower starts from the contrastive one and is trained along: that one
-                 separates colours three times as well as shapes of a base
+                 clauses left out now and then, averaged weights. The text tower starts from the contrastive one and is trained along: that
+                 one separates colours three times as well as shapes of a base
 
 Two scales. On a CPU the UNet's latents are encoded beforehand and reused. On a GPU batches are large, images are coloured and encoded anew
 for every batch, the UNet has 22 million parameters and is compiled, if the compiled gradient is right, and Muon trains it.
@@ -182,7 +181,7 @@ def _unet(bank: Bank, folder: Path, config: SolidsConfig, start: Path | None, de
 
 
 def _placed(network: Any, device: str | torch.device) -> Any:
-    """On its device, with convolutions in the memory format that bfloat16 units want."""
+    """The network on its device, in channels-last memory format, the fast one for bfloat16 convolutions."""
     return network.to(device).to(memory_format=torch.channels_last)
 
 
@@ -195,7 +194,7 @@ def load(network: Any, folder: Path, name: str) -> Any:
 # ---------------------------------------------------------------- latents of the UNet's data
 @torch.no_grad()
 def _latents(bank: Bank, folder: Path, config: SolidsConfig, device: str | torch.device) -> Iterator[TrainingStep]:
-    """Normalise the autoencoder's channels over the data; store latents and captions for the UNet where the settings ask for it."""
+    """Normalise the autoencoder's channels over the data; store latents and captions for the UNet if `config.latents` is set."""
     path, normalised = folder / "latents.safetensors", folder / "vae-normalised.safetensors"
     total = config.latents or NORMALISED_OVER
     if normalised.exists() and (config.latents is None or path.exists()):
