@@ -7,7 +7,8 @@ by SIGTERM and by SIGINT at `--signals` moments. After each kill the same comman
     no process of the command's group is left;
     no temporary file, lease or lock is left.
 
-SIGTERM must end with status 143 and SIGINT with 130, or with 0 where the command had already finished.
+SIGTERM must end with status 143 and SIGINT with 130, or with 0 where the command had already finished. They are sent once
+the process handles them: before that, during the start of Python, the system ends the process, and nothing has begun.
 """
 
 from __future__ import annotations
@@ -88,6 +89,15 @@ def start(arguments: Sequence[str], out: Path, log: Path) -> subprocess.Popen[by
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file, env=environment, start_new_session=True)
 
 
+def handles_sigterm(number: int) -> bool:
+    """Whether a process catches or ignores SIGTERM."""
+    try:
+        lines = dict(line.split(":", 1) for line in Path(f"/proc/{number}/status").read_text().splitlines())
+    except OSError:
+        return False
+    return bool((int(lines["SigCgt"], 16) | int(lines["SigIgn"], 16)) >> (signal.SIGTERM - 1) & 1)
+
+
 def gone(number: int, limit: float = 60.0) -> bool:
     """Whether all processes of a group end within a while."""
     deadline = time.monotonic() + limit
@@ -111,6 +121,8 @@ def killed(name: str, arguments: list[str], kind: str, moments: list[float], out
     for moment in moments:
         process = start(arguments, out, log)
         time.sleep(moment)
+        while kind != "SIGKILL" and process.poll() is None and not handles_sigterm(process.pid):
+            time.sleep(0.01)
         if process.poll() is None:
             process.send_signal(SIGNALS[kind])
         status = wait(process, 120)

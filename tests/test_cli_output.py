@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -129,3 +130,24 @@ def test_the_recorded_command_gives_the_same_options(words):
     line = command_line(words[0], parsed)
     assert shlex.split(line)[0] == "modeseek"
     assert tyro.cli(Union[choices], args=shlex.split(line)[1:]) == parsed  # noqa: UP007
+
+
+LEAVING = """
+import atexit, sys, time
+from modeseek.__main__ import run
+sys.argv = ["modeseek", "export", "/missing"]
+atexit.register(time.sleep, 0.4)
+status = run()
+print("ended", flush=True)
+sys.exit(status)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_after_the_end_do_not_change_the_status(number):
+    process = subprocess.Popen([sys.executable, "-c", LEAVING], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ended\n"
+    process.send_signal(number)
+    assert b"Traceback" not in process.communicate(timeout=60)[1]
+    assert process.returncode == 1

@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     choices = tuple(Annotated[options, tyro.conf.subcommand(name)] for name, (options, _) in COMMANDS.items())
     command: Any = None
     try:
-        with interrupts.terminable():  # around the imports too: a signal during them ends with the same status
+        with interrupts.terminable():
             command = tyro.cli(
                 Union[choices],  # type: ignore[call-overload]  # noqa: UP007 - built at run time
                 prog="modeseek",
