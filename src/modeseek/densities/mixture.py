@@ -22,7 +22,8 @@ from torch import Tensor
 from modeseek.core.denoiser import as_sigma
 from modeseek.core.errors import InvalidInput
 
-_PAIRS_AT_ONCE = 1 << 22  # queries x components held in memory together
+_PAIRS_AT_ONCE = 1 << 17  # queries x components evaluated together: they stay in the processor's cache
+_PAIRS_IN_MEMORY = 1 << 20  # the same for `climb`, which holds Hessians
 
 
 class GaussianMixture:
@@ -60,6 +61,8 @@ class GaussianMixture:
         self.variances = variances.clamp_min(0)  # (K, d)
         self.axes = axes  # (K, d, d): columns are eigenvectors
         self._log_weights = self.weights.log()
+        self._rotation = axes.permute(1, 2, 0).reshape(dim, -1)  # (d, d K): x @ this is Q_k^T x, one coordinate after the other
+        self._offset = torch.einsum("kij,ki->jk", axes, self.means)  # Q_k^T mu_k: (d, K)
 
     @property
     def dim(self) -> int:
@@ -74,9 +77,8 @@ class GaussianMixture:
         """Gradient of log p_sigma at x: (batch, d) -> (batch, d)."""
 
         def mean_pull(terms: Tensor, z: Tensor, total: Tensor) -> Tensor:
-            pull = terms.softmax(1)[:, :, None] * (-z / total)  # (b, K, d) in each component's axes
-            rotation = self.axes.to(pull).transpose(1, 2).reshape(-1, self.dim)  # (K d, d)
-            return pull.flatten(1) @ rotation
+            pull = (z / total).mul_(-terms.softmax(1)[:, None])  # (b, d, K) in each component's axes
+            return pull.flatten(1) @ self._rotation.to(pull).T
 
         return self._chunked(x, sigma, mean_pull)
 
@@ -120,9 +122,9 @@ class GaussianMixture:
         terms, offset, total = self._terms(centres, centres.new_tensor(bandwidth))
         which = torch.multinomial(terms.softmax(1), 1, generator=rng)[:, 0]
         rows = torch.arange(len(centres))
-        gain = (self.variances / total[0])[which]  # (batch, d)
+        gain = (self.variances / total[0].T)[which]  # (batch, d)
         noise = torch.randn(centres.shape, dtype=torch.float64, generator=rng)
-        local = gain * offset[rows, which] + (gain * bandwidth**2).sqrt() * noise
+        local = gain * offset[rows, :, which] + (gain * bandwidth**2).sqrt() * noise
         return self.means[which] + torch.einsum("bij,bj->bi", self.axes[which], local)
 
     def climb(self, starts: Tensor, sigma: float = 0.0, *, iterations: int = 200, tolerance: float = 1e-8) -> Tensor:
@@ -140,7 +142,7 @@ class GaussianMixture:
         moving = torch.arange(len(reached))
         for _ in range(iterations):
             still = []
-            for part in moving.split(max(1, _PAIRS_AT_ONCE // (4 * len(self.means)))):
+            for part in moving.split(max(1, _PAIRS_IN_MEMORY // len(self.means))):
                 x = reached[part]
                 terms = self._terms(x, x.new_tensor(sigma))[0]
                 share = terms.softmax(1)
@@ -182,17 +184,17 @@ class GaussianMixture:
         return float(self.log_prob(self.climb(self.means[best])).max())
 
     def _terms(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """log w_k N(x; mu_k, C_k) (b, K); Q_k^T (x - mu_k) (b, K, d); eigenvalues of C_k (b or 1, K, d)."""
-        axes, means = self.axes.to(x), self.means.to(x)
-        total = self.variances.to(x) + sigma.reshape(-1, 1, 1) ** 2
-        rotation = axes.permute(1, 0, 2).reshape(self.dim, -1)  # (d, K d)
-        offset = torch.einsum("kij,ki->kj", self.axes, self.means).to(x)  # Q^T mu, in float64 first
-        z = (x @ rotation).reshape(len(x), len(means), self.dim) - offset
-        quadratic = (z**2 / total + total.log()).sum(2)
+        """log w_k N(x; mu_k, C_k): (b, K); Q_k^T (x - mu_k): (b, d, K); eigenvalues of C_k: (b or 1, d, K)."""
+        levels = sigma.reshape(-1, 1, 1)
+        if len(levels) > 1 and bool((levels == levels[0]).all()):
+            levels = levels[:1]  # one level for all queries saves a logarithm per pair
+        total = self.variances.T.to(x) + levels**2
+        z = (x @ self._rotation.to(x)).reshape(len(x), self.dim, len(self.means)) - self._offset.to(x)
+        quadratic = z.square().div_(total).sum(1) + total.log().sum(1)
         return self._log_weights.to(x) - 0.5 * (quadratic + self.dim * math.log(2 * math.pi)), z, total
 
     def _chunked(self, x: Tensor, sigma: Tensor | float, finish) -> Tensor:  # noqa: ANN001
-        """Apply `finish` to the terms of a few queries at a time, so that memory stays flat."""
+        """Apply `finish` to the terms of a few queries at a time."""
         if x.ndim != 2 or x.shape[1] != self.dim:
             raise InvalidInput(f"this density is defined on R^{self.dim}: x must be (batch, {self.dim}), got {tuple(x.shape)}")
         sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
