@@ -130,3 +130,14 @@ def test_embedded_nets_know_their_densities(name, rng):
 def test_unknown_network():
     with pytest.raises(InvalidInput, match="choose fractal-a"):
         embedded("swiss-roll")
+
+
+@pytest.mark.parametrize("dim", [2, 5])
+def test_the_energy_networks_score_is_the_gradient_of_its_log_density(dim):
+    rng = torch.Generator().manual_seed(0)
+    net = EnergyNet(24, dim=dim, seed=3).double()
+    net.gain.data.fill_(0.7)
+    x, sigma = torch.randn(1500, dim, dtype=torch.float64, generator=rng), torch.rand(1500, dtype=torch.float64, generator=rng) + 0.01
+    through_autograd = net.score(x, sigma, create_graph=True)
+    assert through_autograd.requires_grad
+    assert_close(net.score(x, sigma), through_autograd.detach(), rtol=1e-11, atol=1e-11)
