@@ -42,7 +42,7 @@ def commands(prior: str, steps: int, prompts: Path, image: Path) -> dict[str, li
         "sweep": ["sweep", str(prompts), *small, "--methods", "sds,msd", "--sampler-steps", "3", "--workers", "2", "--threads", "1"],
         "edit": ["edit", str(image), "--source", "a red cube", "--target", "a blue cube", *small],
         "run": ["run", "table1", "--quick", "--workers", "2"],
-        "train": ["train", "fractal-a-weak", "--iterations", str(30 * steps)],
+        "train": ["train", "pinwheel", "--iterations", str(15 * steps)],
     }
 
 

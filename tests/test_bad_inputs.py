@@ -25,8 +25,9 @@ from modeseek.sweeps import run_cells
 from modeseek.sweeps.reading import read_prompts, read_seeds, read_shard, read_sweep
 from modeseek.sweeps.sweep import Sweep, methods_of
 from modeseek.tasks.run_folder import claimed, lines_before
+from modeseek.tasks.sampling import SampleRun
 from modeseek.tasks.text_to_3d import ObjectRun, reopened
-from modeseek.tasks.text_to_image import ImageRun, PriorChoice, SampleRun, distill_images
+from modeseek.tasks.text_to_image import ImageRun, PriorChoice, distill_images
 
 MARK = "executed"
 

@@ -8,8 +8,9 @@ import pytest
 from modeseek.distillation.recipes import RECIPES, Recipe
 from modeseek.distillation.recommend import VIEW_RECIPES
 from modeseek.tasks.provenance import code_of, method_of, settings_of
+from modeseek.tasks.sampling import SampleRun
 from modeseek.tasks.text_to_3d import ObjectRun
-from modeseek.tasks.text_to_image import ImageRun, PriorChoice, SampleRun
+from modeseek.tasks.text_to_image import ImageRun, PriorChoice
 
 RUNS = [
     ImageRun(prompt="a red 'cat' \"x\""),

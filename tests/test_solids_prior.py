@@ -17,7 +17,7 @@ from modeseek.solids import parse, render, view_cameras
 from modeseek.solids.attributes import ATTRIBUTES
 from modeseek.solids.captions import VIEWS, Scene, scenes
 from modeseek.solids.scoring import ASSETS, scorer
-from modeseek.tasks.text_to_image import sampled
+from modeseek.tasks.sampling import sampled
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from torch import nn
 
 from modeseek.core.errors import InvalidInput
 from modeseek.priors.load import load_prior
-from modeseek.reproduction.training import losses, stage
+from modeseek.reproduction.training import losses, solids, stage
 from modeseek.reproduction.training.data import build_bank, read_bank
 from modeseek.reproduction.training.export import export, model_card
 from modeseek.reproduction.training.networks import Sizes
@@ -147,8 +147,6 @@ def test_a_stage_ends_with_its_minutes_and_a_finished_schedule(monkeypatch, tmp_
 
 
 def test_the_clock_shares_what_is_left(monkeypatch):
-    from modeseek.reproduction.training import solids
-
     now = [0.0]
     monkeypatch.setattr(solids, "time", SimpleNamespace(monotonic=lambda: now[0]))
     clock = Clock(10.0)
@@ -257,8 +255,9 @@ TINY = SolidsConfig(
 
 
 @pytest.mark.slow
-def test_a_gpus_training_in_miniature(tmp_path, traced):
+def test_a_gpus_training_in_miniature(tmp_path, traced, monkeypatch):
     """The path of `modeseek train solids --device cuda`: other sizes, fresh latents, Muon, a time limit; the export loads as a prior."""
+    monkeypatch.setattr(solids, "NORMALISED_OVER", 250)  # two batches and a half
     shutil.copytree(traced, tmp_path / "bank")
     steps = list(train_solids(tmp_path, TINY, minutes=10.0))
     assert {step.stage for step in steps} == {"bank", "classifier", "clip", "vae", "latents", "unet"}

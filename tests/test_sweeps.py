@@ -256,7 +256,7 @@ def test_sigterm_saves_and_leaves_and_the_same_command_goes_on(tmp_path, workers
     (tmp_path / "driver.py").write_text(DRIVER)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, str(tmp_path / "driver.py"), str(tmp_path), str(workers)]
-    process = subprocess.Popen([*command, "400"], env=environment, stderr=subprocess.PIPE)
+    process = subprocess.Popen([*command, "250"], env=environment, stderr=subprocess.PIPE)
     while len(list(tmp_path.glob("cells/slow-*"))) < workers:
         time.sleep(0.02)
         assert process.poll() is None
@@ -268,7 +268,7 @@ def test_sigterm_saves_and_leaves_and_the_same_command_goes_on(tmp_path, workers
     assert len(counts) == workers
     assert min(counts) > 0
     assert temporary_files(tmp_path) == []
-    subprocess.run([*command, "400"], env=environment, check=True)
+    subprocess.run([*command, "250"], env=environment, check=True)
     starts = sorted(json.loads(path.read_text())["row"]["started at"] for path in tmp_path.glob("cells/*.json"))
     assert starts == sorted([*counts, *[0] * (3 - workers)])
 

@@ -15,6 +15,7 @@ from PIL import Image
 from modeseek.cli import main
 from modeseek.core.errors import InvalidInput, OutputError
 from modeseek.distillation.recipes import RECIPES, Recipe, build_gradient, get_recipe
+from modeseek.reproduction import image_cells
 from modeseek.reproduction.image_cells import ReconstructedImages, SampledImages, shown, to_stored
 from modeseek.reproduction.image_methods import equal_calls
 from modeseek.sweeps.worker import opened
@@ -57,7 +58,7 @@ def test_every_method_on_every_family(pipeline_folder, tmp_path, family, method)
 @pytest.mark.slow
 def test_killed_run_goes_on_to_the_same_pixels(pipeline_folder, tmp_path):
     folder = str(pipeline_folder("sd1"))
-    command = [sys.executable, "-m", "modeseek", "image", "a red cat", "--prior", folder, "--seeds", "2", "--steps", "120"]
+    command = [sys.executable, "-m", "modeseek", "image", "a red cat", "--prior", folder, "--seeds", "2", "--steps", "60"]
     command += ["--method", "msd", "--sampler-steps", "4", "--refresh", "7", "--out"]
     subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
     process = subprocess.Popen([*command, str(tmp_path / "broken")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -74,8 +75,8 @@ def test_killed_run_goes_on_to_the_same_pixels(pipeline_folder, tmp_path):
     curves = [
         [json.loads(line)["step"] for line in (tmp_path / name / "curves.jsonl").read_text().splitlines()] for name in ("whole", "broken")
     ]
-    assert curves[0] == list(range(120))
-    assert curves[1][-1] == 119
+    assert curves[0] == list(range(60))
+    assert curves[1][-1] == 59
 
 
 @pytest.mark.parametrize("kind", ["mlp", "pixels", "latents"])
@@ -101,9 +102,12 @@ def test_another_run_is_not_overwritten(pipeline_folder, tmp_path):
     assert (tmp_path / "run.json").read_bytes() == before
 
 
-def test_sample_command(pipeline_folder, tmp_path):
+def test_sample_command(pipeline_folder, tmp_path, capsys):
     arguments = ["sample", "a red cat", "--prior", str(pipeline_folder("sd1")), "--seeds", "2", "--steps", "3", "--out", str(tmp_path)]
-    assert main(arguments) == 0
+    assert main([*arguments, "--json"]) == 0
+    *progress, end = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(line["done"], line["total"], line["task"]) for line in progress] == [(k, 3, f"ddim: {k} denoiser calls") for k in (1, 2, 3)]
+    assert end == {"event": "done", "files": [str(tmp_path / "index.html"), str(tmp_path / "sheet.png")]}
     assert json.loads((tmp_path / "run.json").read_text())["calls"] == 3
     assert len(image_bytes(tmp_path)) == 2
 
@@ -194,8 +198,9 @@ def test_remade_images_stay_close(pipeline_folder):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::modeseek.core.errors.PromptCut")
-def test_experiments_on_images_run_on_any_prior(pipeline_folder, tmp_path, capsys):
-    """Every table and figure on images, quick, on a tiny Stable Diffusion: rows beside the paper's, images, and shared cells."""
+def test_experiments_on_images_run_on_any_prior(pipeline_folder, tmp_path, capsys, monkeypatch):
+    """Every table and figure on images, quick, on a tiny Stable Diffusion and three prompts: rows, images, shared cells."""
+    monkeypatch.setattr(image_cells, "PAPER_PROMPTS", image_cells.PAPER_PROMPTS[:3])
     arguments = ["--quick", "--prior", str(pipeline_folder("sd1")), "--out", str(tmp_path)]
     assert main(["run", "table4", "fig4", "fig5", "fig8", "fig9", *arguments]) == 0
     results = json.loads((tmp_path / "table4-sd1-quick" / "results.json").read_text())

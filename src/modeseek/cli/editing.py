@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from modeseek.cli.options import Logged, Model, command_line, prior_choice, progress_bar, run_folder
+from modeseek.cli.options import Logged, Model, command_line, follow, prior_choice, run_folder
 from modeseek.cli.progress import report_files
 
 if TYPE_CHECKING:
@@ -59,13 +59,7 @@ def edit_run(command: Edit) -> tuple[EditRun, Path]:
 def edit(command: Edit) -> None:
     """Run `modeseek edit`."""
     from modeseek.tasks.editing import edit_image
-    from modeseek.tasks.loggers import logged, logger
 
     run, out = edit_run(command)
-    with progress_bar(json_lines=command.json) as progress:
-        log = logger(command.log, out) if command.log else None
-        task = progress.add_task(f"{command.method}: loading {command.prior}", total=run.recipe.steps)
-        steps = edit_image(run, out, command=command_line("edit", command))
-        for step in steps if log is None else logged(steps, out, log):
-            progress.update(task, completed=step.index + 1, description=f"{command.method}: {step.calls:g} denoiser calls")
+    follow(command, command.method, edit_image(run, out, command=command_line("edit", command)), out, total=run.recipe.steps)
     report_files([out / name for name in ("index.html", "run.json", "source.png", "image-0.png", "sheet.png")], json_lines=command.json)

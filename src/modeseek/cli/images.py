@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from modeseek.cli.options import Logged, Prompted, command_line, first_seeds, prior_choice, progress_bar, run_folder
+from modeseek.cli.options import Logged, Prompted, Reported, command_line, first_seeds, follow, prior_choice, progress_bar, run_folder
 from modeseek.cli.progress import report_files
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Image(Prompted, Logged):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample(Prompted):
+class Sample(Prompted, Reported):
     """Sample images of a prompt with DDIM, the reference for every gradient method."""
 
     seeds: int = 8
@@ -77,16 +77,12 @@ def image_run(command: Image) -> tuple[ImageRun, Path]:
 def image(command: Image) -> None:
     """Run `modeseek image`."""
     from modeseek.scaling.ranks import process_group
-    from modeseek.tasks.loggers import logged, logger
     from modeseek.tasks.text_to_image import distill_images
 
     run, out = image_run(command)
-    with process_group(command.device) as ranks, progress_bar(shown=ranks.is_main, json_lines=command.json) as progress:
-        log = logger(command.log, out) if command.log and ranks.is_main else None
-        task = progress.add_task(f"{command.method}: loading {command.prior}", total=run.recipe.steps)
+    with process_group(command.device) as ranks:
         steps = distill_images(run, out, ranks=ranks, command=command_line("image", command))
-        for step in steps if log is None else logged(steps, out, log):
-            progress.update(task, completed=step.index + 1, description=f"{command.method}: {step.calls:g} denoiser calls")
+        follow(command, command.method, steps, out, total=run.recipe.steps, shown=ranks.is_main)
     if ranks.is_main:
         names = (*(f"image-{seed}.png" for seed in run.seeds), "index.html", "run.json", "sheet.png", "animation.gif", "curves.png")
         report_files([out / name for name in names], json_lines=command.json)
@@ -94,11 +90,18 @@ def image(command: Image) -> None:
 
 def sample(command: Sample) -> None:
     """Run `modeseek sample`."""
-    from modeseek.tasks.text_to_image import SampleRun
-    from modeseek.tasks.text_to_image import sample as draw
+    from modeseek.tasks.sampling import SampleRun
+    from modeseek.tasks.sampling import sample as draw
 
     out = run_folder(command.out, "sample", command.prompt)
     seeds = first_seeds(command.seeds)
     choice: dict[str, Any] = {"prompt": command.prompt, "negative": command.negative, "prior": prior_choice(command), "seeds": seeds}
-    draw(SampleRun(**choice, steps=command.steps, guidance=command.guidance), out, command=command_line("sample", command))
-    report_files([out / "index.html", out / "sheet.png"])
+    run = SampleRun(**choice, steps=command.steps, guidance=command.guidance)
+    with progress_bar(json_lines=command.json) as progress:
+        task = progress.add_task(f"ddim: loading {command.prior}", total=command.steps)
+
+        def report(calls: int) -> None:
+            progress.update(task, completed=calls, description=f"ddim: {calls} denoiser calls")
+
+        draw(run, out, command=command_line("sample", command), report=report)
+    report_files([out / "index.html", out / "sheet.png"], json_lines=command.json)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from modeseek.cli.options import Logged, Prompted, command_line, prior_choice, progress_bar, run_folder
+from modeseek.cli.options import Logged, Prompted, command_line, follow, prior_choice, run_folder
 from modeseek.cli.progress import report_files
 
 if TYPE_CHECKING:
@@ -79,16 +79,12 @@ def object_run(command: Object) -> tuple[ObjectRun, Path]:
 def object_3d(command: Object) -> None:
     """Run `modeseek 3d`."""
     from modeseek.scaling.ranks import process_group
-    from modeseek.tasks.loggers import logged, logger
     from modeseek.tasks.text_to_3d import distill_object
 
     run, out = object_run(command)
-    with process_group(command.device) as ranks, progress_bar(shown=ranks.is_main, json_lines=command.json) as progress:
-        log = logger(command.log, out) if command.log and ranks.is_main else None
-        task = progress.add_task(f"{command.method}: loading {command.prior}", total=run.recipe.steps)
+    with process_group(command.device) as ranks:
         steps = distill_object(run, out, ranks=ranks, command=command_line("3d", command))
-        for step in steps if log is None else logged(steps, out, log):
-            progress.update(task, completed=step.index + 1, description=f"{command.method}: {step.calls:g} denoiser calls per view")
+        follow(command, command.method, steps, out, total=run.recipe.steps, calls="denoiser calls per view", shown=ranks.is_main)
     if ranks.is_main:
         made = sorted(path for path in out.iterdir() if path.suffix in (".gif", ".glb", ".html", ".json", ".png"))
         report_files(made, json_lines=command.json)

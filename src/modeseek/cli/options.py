@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,7 +14,8 @@ import tyro
 from modeseek.cli.progress import progress_bar as progress_bar
 
 if TYPE_CHECKING:
-    from modeseek.tasks.text_to_image import PriorChoice
+    from modeseek.distillation import Step
+    from modeseek.tasks.prior_choice import PriorChoice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +58,7 @@ class Prompted(Model):
 
 def prior_choice(command: Model) -> PriorChoice:
     """Return the prior that the options select."""
-    from modeseek.tasks.text_to_image import PriorChoice
+    from modeseek.tasks.prior_choice import PriorChoice
 
     checked_guidance(getattr(command, "guidance", None))
     names = ("device", "dtype", "variant", "subfolder", "config", "prediction", "check", "download")
@@ -127,6 +129,29 @@ class Logged(Reported):
 
     log: Literal["tensorboard", "wandb"] | None = None
     """Send curves and frames to TensorBoard (OUT/tensorboard) or Weights & Biases as well."""
+
+
+def follow(
+    command: Any, method: str, steps: Iterator[Step], out: Path, *, total: int, calls: str = "denoiser calls", shown: bool = True
+) -> None:
+    """Take the steps of a run, with the progress bar and the logger that the options select.
+
+    Args:
+        command: a `Logged` command with a prior.
+        method: name of the method.
+        steps: the steps of the run.
+        out: folder of the run.
+        total: number of steps.
+        calls: unit of the cost.
+        shown: False in processes that report nothing.
+    """
+    from modeseek.tasks.loggers import logged, logger
+
+    with progress_bar(shown=shown, json_lines=command.json) as progress:
+        log = logger(command.log, out) if command.log and shown else None
+        task = progress.add_task(f"{method}: loading {command.prior}", total=total)
+        for step in steps if log is None else logged(steps, out, log):
+            progress.update(task, completed=step.index + 1, description=f"{method}: {step.calls:g} {calls}")
 
 
 def command_line(name: str, command: Any) -> str:

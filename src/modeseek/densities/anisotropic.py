@@ -1,4 +1,4 @@
-"""Mixtures of rotated, unequal Gaussians in any dimension: targets of tests of samplers, whose posteriors are known in closed form."""
+"""Mixtures of rotated, unequal Gaussians in any dimension: test targets for samplers, with posteriors in closed form."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from modeseek.densities.mixture import GaussianMixture
 
 
 def _standardised(weights: Tensor, means: Tensor, covariances: Tensor) -> GaussianMixture:
-    """The mixture moved to mean 0 and stretched to standard deviation 0.5 on each axis."""
+    """The mixture shifted to mean 0 and scaled to standard deviation 0.5 on each axis."""
     mean, covariance = GaussianMixture(weights, means, covariances).moments()
     stretch = 0.5 / covariance.diagonal().sqrt()
     return GaussianMixture(weights, (means - mean) * stretch, covariances * stretch[:, None] * stretch)

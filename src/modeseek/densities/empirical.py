@@ -2,10 +2,10 @@ r"""The empirical density of samples, whose denoiser is the "ideal denoiser" of 
 
     D*(x; sigma) = sum_i u_i softmax_i( -|x - u_i|^2 / (2 sigma^2) )
 
-It is mean shift with the data as the samples (Cheng 1995), and it is softmax attention: with q = [x/sigma^2, 1/sigma^2],
-k = [u, -|u|^2/2] and v = u it is one `scaled_dot_product_attention` call, which never stores the (queries x data) matrix.
-`reference` computes the same in float64 from differences, for tests. Data are centred first: the expanded square loses digits
-far from the origin, about 1e-7 |x||u|/sigma^2 in the exponent in float32.
+It is mean shift with the data as the samples (Cheng 1995), and it is softmax attention: with q = [x/sigma^2, 1/sigma^2], k = [u, -|u|^2/2]
+and v = u it is one `scaled_dot_product_attention` call, which never stores the (queries x data) matrix. `reference` computes the same in
+float64 from differences, for tests. Data are centred first, because the expanded square loses digits far from the origin: about
+1e-7 |x||u|/sigma^2 in the exponent in float32.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@ r"""The two-class fractal of Karras et al. (2024, "Guiding a diffusion model wit
 
 A tree of branches, each a row of eight narrow Gaussians; most mass lies on thin curves, as natural images do in their space.
 Two trees (classes A and B) grow from one stream of random numbers, A first. Re-derived from the published description;
-checked against its known moments: 1016 components a class, union mean about 0 and standard deviation (0.49985, 0.49990).
+checked against its known moments: 1016 components per class, union mean about 0 and standard deviation (0.49985, 0.49990).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from modeseek.densities.mixture import GaussianMixture
 
 ORIGIN = np.array([0.0030, 0.0325])
 SCALE = np.array([1.3136, 1.3844])
-DEPTH = 7  # levels of branches: 1 + 2 + ... + 64 = 127 a class
+DEPTH = 7  # levels of branches: 1 + 2 + ... + 64 = 127 per class
 PER_BRANCH = 8
 
 Component = tuple[float, np.ndarray, np.ndarray]
@@ -46,8 +46,8 @@ def _grow(stream: np.random.RandomState, start: np.ndarray, angle: float, depth:
 def fractal(classes: str = "A") -> GaussianMixture:
     """The fractal density of class "A", class "B", or both ("AB", equally likely).
 
-    Returns a mixture of 1016 Gaussians a class in R^2. A perfect sampler of A has NLL -1.36; its largest log density
-    is 2.90; the contour log p > max - 4.494 holds 98.55 % of its mass.
+    A mixture of 1016 Gaussians per class in R^2. The entropy of A, which is the NLL of exact samples, is -1.36 nats; its largest log
+    density is 2.90; the contour log p > max - 4.494 holds 98.55 % of its mass.
 
     Raises:
         InvalidInput: `classes` is not "A", "B" or "AB".

@@ -1,4 +1,4 @@
-"""Standard errors of any statistic by resampling its data with replacement (Efron 1979)."""
+"""Standard errors and intervals of a statistic by resampling its data with replacement (Efron 1979)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,19 @@ from modeseek.core.errors import InvalidInput
 
 
 def bootstrap_error(statistic: Callable[..., float], *samples: Tensor, draws: int = 100, seed: int = 0) -> float:
-    """Standard error of `statistic(*samples)`: each sample (n_i, ...) is resampled along its first axis, independently of the others.
+    """Standard error of `statistic(*samples)`, the standard deviation of its values on resampled data.
 
-    A distance between distributions (Frechet's) is biased by the size of its samples, and more so resampled: take the error, not the mean,
-    of the resampled values.
+    A distance between distributions, such as Frechet's, is biased in finite samples, and more so in resampled ones: use the spread of the
+    resampled values, not their mean.
+
+    Args:
+        statistic: maps tensors like the samples to a number.
+        samples: tensors (n_i, ...), each resampled along its first axis, independently of the others.
+        draws: resamples.
+        seed: of the resampling.
+
+    Raises:
+        InvalidInput: fewer than two draws, no sample, or a sample of fewer than two items.
 
     Example:
         >>> x = torch.arange(100.0)

@@ -2,10 +2,10 @@ r"""Quality of a gradient estimator: efficiency (the paper's Eq. 17), and bias a
 
     efficiency(g_hat) = |g|^2 / (MSE(g_hat) cost(g_hat)),   cost = denoiser calls, reported as a natural logarithm
 
-The paper's reading takes g for the estimator's own mean, so only variance counts and a deterministic estimator, however wrong, has
-infinite efficiency. The second reading takes g for the oracle, after the best common scaling of the estimate (the paper:
-"different estimators may converge to gradients of different magnitude"), so bias counts. Numerator and MSE are averaged over x first,
-as the paper says ("accumulated ... and averaged over many values of x").
+Two readings of g. In the paper's, g is the estimator's own mean: only variance counts, and a deterministic estimator has infinite
+efficiency, even a wrong one. In the other, g is the oracle, and the estimate is first multiplied by the one factor that fits it best (the
+paper: "different estimators may converge to gradients of different magnitude"), so bias counts. Numerator and MSE are averaged over x
+before the division, as the paper says ("accumulated ... and averaged over many values of x").
 """
 
 from __future__ import annotations
@@ -19,13 +19,15 @@ from modeseek.core.errors import InvalidInput
 
 
 def log_efficiency(estimates: Tensor, calls: float, *, oracle: Tensor | None = None) -> float:
-    """Natural logarithm of the efficiency; `inf` where the MSE is 0 to rounding.
+    """Natural logarithm of the efficiency; `inf` if the MSE is 0 up to rounding.
 
     Args:
         estimates: (samples, batch, *event) independent estimates at each x.
         calls: cost of one of them, in denoiser calls.
-        oracle: (batch, *event) the true gradient, for the second reading; None: the estimates' own mean, with the unbiased
-            variance.
+        oracle: (batch, *event), the true gradient, for the second reading; None: the estimates' own mean, with the unbiased variance.
+
+    Raises:
+        InvalidInput: fewer than two samples, or estimates of another shape.
 
     Example:
         >>> log_efficiency(torch.tensor([[[1.0]], [[3.0]]]), calls=2.0)  # |mean|^2 = 4, variance 2: log(4 / 2 / 2)
@@ -47,7 +49,7 @@ def log_efficiency(estimates: Tensor, calls: float, *, oracle: Tensor | None = N
 
 
 def against_oracle(estimates: Tensor, oracle: Tensor) -> dict[str, float]:
-    """How an estimator compares with the true gradient: medians over x, and its bias in standard errors.
+    """Compare an estimator with the true gradient: medians over x, and its bias in standard errors.
 
     Args:
         estimates: (samples, batch, *event).
@@ -63,7 +65,7 @@ def against_oracle(estimates: Tensor, oracle: Tensor) -> dict[str, float]:
     estimates, oracle = estimates.double().flatten(2), oracle.double().flatten(1)
     mean, error = estimates.mean(0), estimates.std(0) / len(estimates) ** 0.5
     norm = oracle.norm(dim=1)
-    along = (estimates * oracle).sum((1, 2)) / (oracle**2).sum()  # one slope a draw
+    along = (estimates * oracle).sum((1, 2)) / (oracle**2).sum()  # one slope per draw
     slope_error = along.std() / len(along) ** 0.5
     z = ((mean - oracle).abs() / error).nan_to_num(nan=0.0, posinf=math.inf)
     return {

@@ -1,9 +1,9 @@
-r"""Frechet distance between two sets of features, each taken for a Gaussian (Dowson & Landau 1982; Heusel et al. 2017).
+r"""Frechet distance between Gaussians fitted to two sets of features (Dowson & Landau 1982; Heusel et al. 2017).
 
     d^2 = |m_1 - m_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^{1/2})
 
-It is called FID only with Inception features of images. tr (S_1 S_2)^{1/2} is the sum of the square roots of the eigenvalues of S_1^{1/2}
-S_2 S_1^{1/2}, symmetric and positive, so no general matrix root is needed.
+It is the FID only on Inception features of images. tr (S_1 S_2)^{1/2} is the sum of the square roots of the eigenvalues of
+S_1^{1/2} S_2 S_1^{1/2}, a symmetric positive semi-definite matrix, so no general matrix root is needed.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from modeseek.core.errors import InvalidInput
 def frechet_distance(x: Tensor, y: Tensor) -> float:
     """Squared Frechet distance of features x (n, d) and y (m, d), in float64.
 
+    Raises:
+        InvalidInput: a set is not (n, d) or has fewer than two items, or the dimensions differ.
+
     Example:
         >>> x = torch.tensor([[0.0], [2.0]])
         >>> frechet_distance(x, x + 3)
@@ -29,7 +32,7 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
 
 
 def frechet_of_gaussians(mean_1: Tensor, cov_1: Tensor, mean_2: Tensor, cov_2: Tensor) -> float:
-    """The closed form of the module's docstring: means (d,), covariances (d, d)."""
+    """Squared Frechet distance of two Gaussians with means (d,) and covariances (d, d), in closed form."""
     values, vectors = torch.linalg.eigh(cov_1)
     root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
     cross = torch.linalg.eigvalsh(root @ cov_2 @ root).clamp_min(0).sqrt().sum()

@@ -5,7 +5,7 @@ A field g sampled on an n x n grid is averaged onto the edges of the grid; the p
     sum over edges ( (phi_b - phi_a)/h - g_edge )^2
 
 whose normal equation is a Poisson equation with Neumann boundaries, diagonal in the cosine basis: solved exactly, no iteration.
-What is left over, `curl`, is the share of |g|^2 that no potential explains: 0 for a gradient, 1 for a pure rotation. The paper
+The residual, `curl`, is the share of |g|^2 that no potential explains: 0 for a gradient, 1 for a pure rotation. The paper
 integrates its gradients numerically (Section 4.2) without saying how or reporting a residual.
 """
 

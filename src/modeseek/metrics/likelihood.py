@@ -1,4 +1,4 @@
-"""What a known density says of points: likelihood, outliers, and how many of its modes they reach."""
+"""Scores of points under a known density: likelihood, outliers, and the number of modes that they reach."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ CONTOUR = 4.494
 
 
 def negative_log_likelihood(points: Tensor, density: GaussianMixture) -> float:
-    """Mean of -log p over points (n, d), in nats. A perfect sampler scores the density's entropy, a point on a mode less.
+    """Mean of -log p over points (n, d), in nats. The expectation for exact samples is the density's entropy; points on modes have less.
+
+    Raises:
+        InvalidInput: a point is not finite.
 
     Example:
         >>> unit = GaussianMixture(torch.ones(1), torch.zeros(1, 2), torch.eye(2)[None])

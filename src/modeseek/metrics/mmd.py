@@ -2,10 +2,9 @@ r"""Maximum mean discrepancy between two samples, unbiased (Gretton et al. 2012,
 
     MMD^2 = mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{ij} k(x_i, y_j)
 
-with the Gaussian kernel k(x, y) = sum_h exp(-|x - y|^2 / (2 h^2)) over the `bandwidths` h. For two samples of one distribution
-its mean is 0,
-so it is negative half the time. The paper states neither its kernel nor its bandwidth: our values are comparable with each other
-and not with its column. Experiments report the square times 10^4.
+with the Gaussian kernel k(x, y) = sum_h exp(-|x - y|^2 / (2 h^2)) over the `bandwidths` h. For two samples of one distribution its mean is
+0, so it is negative half the time. The paper states neither its kernel nor its bandwidth: values of this function are comparable with each
+other and not with the paper's column. Experiments report MMD^2 times 10^4.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-r"""Images against images of the same view, and point sets against point sets.
+r"""Similarity of images of the same view, and distances between point sets.
 
     IoU         |A and B| / |A or B| of two silhouettes                                        (Jaccard 1901)
     PSNR        -10 log10 mean (a - b)^2, in decibels, values in [0, 1]
@@ -8,7 +8,7 @@ r"""Images against images of the same view, and point sets against point sets.
 
 Literature has many Chamfer distances: this one is of distances, not of their squares, and a length. SSIM's windows are Gaussian, 11 wide
 with standard deviation 1.5, and lie within the image; c1 = 0.01^2, c2 = 0.03^2; channels are averaged. Point sets are compared by brute
-force, a chunk at a time: n m distances, so 10 000 points a set take about a second.
+force, a chunk at a time: n m distances, so sets of 10 000 points take about a second.
 """
 
 from __future__ import annotations

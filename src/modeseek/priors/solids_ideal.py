@@ -6,9 +6,8 @@ The data are n true renders u_i of the caption. Their denoiser is known in close
 
 x is the image in [-1, 1], 64 x 64 x 3 = 12 288 values. Mean shift, product draws and posterior means of this density are exact, so every
 gradient can be compared with the exact one in image space. Bandwidths and noise levels are standard deviations per coordinate. A render and
-its nearest
-neighbour among 1024 of the same view are about 6 apart in Euclidean norm: a kernel of bandwidth 8 averages neighbours, one of 0.5 picks
-one.
+its nearest neighbour among 1024 of the same view are about 6 apart in Euclidean norm: a kernel of bandwidth 8 averages neighbours, one of
+0.5 picks one.
 """
 
 from __future__ import annotations

@@ -199,7 +199,7 @@ def exact_draw(prior: IdealSolidsPrior, captions: Sequence[str], x: Tensor, band
 def compared(
     denoisers: Sequence[DenoiserName], *, prompts: int = 8, seeds: int = 4, tune: bool = True, steps: int = STEPS
 ) -> list[ComparedObject]:
-    """Cells of every method: all of the tuning pairs, and the first prompts and seeds of the scoring lists, in an order in which every
+    """Cells of every method: all of the tuning pairs, and the first prompts and seeds of the scoring lists, ordered so that every
     prompt has its first seed before any has its second."""
     splits: list[tuple[Split, tuple[str, ...], tuple[int, ...]]] = [("score", SCORE_OBJECTS[:prompts], SCORE_SEEDS[:seeds])]
     if tune:

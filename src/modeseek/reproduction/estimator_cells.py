@@ -1,4 +1,4 @@
-"""Cells that look at one gradient without following it: its efficiency, and the loss it implies."""
+"""Cells that evaluate a gradient at fixed points, without optimisation: its efficiency, and the loss that it implies."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Cells of experiments on an image prior: prompts, sampled and distilled images, and their scores.
 
 A cell holds all seeds of all prompts in one batch; its images are bytes (n, 3, h, w), ordered by prompt. Scores are computed from the
-images when a
-table is written: Frechet distance of features to a DDIM set, image-text similarity, and for `solids` the attribute classifier.
+images when a table is written: Frechet distance of features to a DDIM set, image-text similarity, and for `solids` the attribute
+classifier.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from modeseek.reproduction.published_numbers import TEXT_TO_IMAGE
 from modeseek.sweeps.cells import Result
 from modeseek.sweeps.worker import opened
 from modeseek.tasks.prior_choice import SOLIDS
-from modeseek.tasks.text_to_image import PriorChoice, canvas, distilled, images_of, sampled
+from modeseek.tasks.sampling import sampled
+from modeseek.tasks.text_to_image import PriorChoice, canvas, distilled, images_of
 
 PAPER_PROMPTS = (
     "A DSLR photo of a hamburger",
@@ -149,7 +150,7 @@ class DistilledImages:
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructedImages:
-    """DDIM images encoded and decoded, or fitted by a representation: what the autoencoder and the representation cost a distillation.
+    """DDIM images encoded and decoded, or fitted by a representation: what the autoencoder and the representation lose.
 
     Args:
         drawn: the images.
@@ -235,7 +236,7 @@ def score_rows(
 
 
 def baseline_row(result: Result, prompts: Sequence[str], prior: PriorChoice, *, reference: Tensor, seeds: int) -> dict[str, Any]:
-    """The row of DDIM against DDIM: the mean over disjoint sets of `seeds` images per prompt, +- the spread of one set.
+    """Scores of DDIM images against other DDIM images: the mean over disjoint sets of `seeds` images per prompt, +- the spread of one set.
 
     The Frechet distance between two small sets of one distribution is far from 0. This row gives its value at the size of every other row.
     """

@@ -1,4 +1,4 @@
-"""The pieces of every two-dimensional experiment: densities, denoisers, methods, and the cell that distils points with them."""
+"""What the two-dimensional experiments share: densities, denoisers, methods, and the cell that distils points with them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SIGMA_MAX = 5.0
 
 @cache
 def density(name: DensityName) -> GaussianMixture:
-    """The true distribution: the fractal's class A, the spiral or the pinwheel."""
+    """The true distribution: the fractal of class A, the spiral or the pinwheel."""
     return {"fractal": fractal, "spiral": spiral, "pinwheel": pinwheel}[name]()
 
 
@@ -48,7 +48,7 @@ def learned(name: DensityName) -> EnergyNet:
 
 
 def denoiser(name: DensityName, kind: DenoiserName, guidance: GuidanceName = "none") -> Denoiser:
-    """The denoiser of a column of the tables: CFG at scale 4 with both classes, autoguidance at scale 3 with a short-trained net."""
+    """The denoiser of a column of the tables; CFG has scale 4 and D_u of both classes, autoguidance scale 3 and a briefly trained net."""
     if kind == "ideal":
         return EmpiricalDensity(density(name).sample(IDEAL_SAMPLES, rng=torch.Generator().manual_seed(0)))
     if guidance == "cfg":
@@ -65,7 +65,7 @@ class Method:
 
     Args:
         name: method, as in the paper's tables.
-        row: which settings these are, as printed in brackets after the name.
+        row: name of the settings, shown in brackets after the method.
         sampler: sampler and schedule in words, for the row.
         gradient: gradient class with all settings but the denoiser bound; None: no gradient, the DDIM reference.
         optimiser: "adam" or "sgd".
@@ -167,7 +167,7 @@ METHODS += [MSD_PUBLISHED, MSD_PUBLISHED_SCORE, MSD_EXACT, MSD_PROXIMAL, MSD_ADA
 
 
 class Unweighted:
-    """A gradient divided by its weight, x - target, so that one rate suits every method: rate 1 goes to the target."""
+    """A gradient divided by its weight, x - target, so that one learning rate suits every method: with rate 1 a step ends at the target."""
 
     def __init__(self, gradient: Gradient) -> None:
         self.gradient = gradient
@@ -185,8 +185,8 @@ class Unweighted:
 class SampleCell:
     """Start points on a grid over [-1.5, 1.5]^2 (for DDIM: exact states at sigma = 5), distil them, and score where they end.
 
-    With the ideal denoiser a call costs `IDEAL_SAMPLES` pairs a point, so, as in the paper, Adam's 150 steps are replaced by a few steps of
-    gradient descent at a high rate: `ideal_steps` of x <- x + rate (target - x), from half as many points a side.
+    With the ideal denoiser a call costs `IDEAL_SAMPLES` kernel evaluations per point. So, as in the paper, Adam's 150 steps are replaced by
+    a few steps of gradient descent at a high rate: `ideal_steps` of x <- x + rate (target - x), from half as many points along a side.
     """
 
     density: DensityName
@@ -248,7 +248,7 @@ def true_samples(count: int, distribution: GaussianMixture) -> list[Tensor]:
 
 @cache
 def smoothed_modes(name: DensityName) -> Tensor | None:
-    """Modes of the distribution smoothed by 0.02, at least 0.01 apart; None for the spiral, whose ridge is of one height."""
+    """Modes of the distribution smoothed by 0.02, at least 0.01 apart; None for the spiral, whose ridge has constant height."""
     return None if name == "spiral" else density(name).modes(0.02, merge=0.01)
 
 

@@ -1,9 +1,9 @@
 r"""The methods of `modeseek run zoo`: every gradient of the package on one prior in one set of units.
 
-A density stands for a conditional prior. Its null prompt is a Gaussian of its mean and scale, its negative prompt the density blurred by
-0.1, both in closed form; with a learned denoiser only the condition is learned. All densities have a standard deviation of about 0.5 per
-coordinate. Levels lie on one time axis u in [0, 1], log sigma from 0.0025 to 1; each method keeps its published schedule on it, stated
-there in Stable Diffusion's timesteps / 1000, with the weight 1. There is no guidance scale except where a method has one of its own.
+A density takes the place of a conditional prior. The null prompt is a Gaussian with its mean and scale, the negative prompt is the density
+blurred by 0.1, both in closed form; with a learned denoiser only the condition is learned. All densities have a standard deviation of about
+0.5 per coordinate. Levels lie on one time axis u in [0, 1], log sigma from 0.0025 to 1; each method keeps its published schedule on it,
+stated there in Stable Diffusion's timesteps / 1000, with the weight 1. There is no guidance scale except where a method has one of its own.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def learned(name: DensityName) -> EnergyNet:
 
 @dataclass(frozen=True)
 class Bench:
-    """What the methods are built on: denoisers of the prompt, the null and the negative prompt; start points and steps of the run."""
+    """Inputs of the methods: denoisers of the prompt, the null and the negative prompt; start points and steps of the run."""
 
     denoiser: Denoiser
     null: Denoiser

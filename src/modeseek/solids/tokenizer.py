@@ -1,8 +1,7 @@
 """Tokenizer of the solids' captions: a stock `CLIPTokenizer` in which every word of the vocabulary is one token.
 
 Byte-pair merges are added word by word, each word encoded with the merges so far. Merges listed independently for each word would break
-later
-words: "re" of "red" ranks before "gr" of "green". Every letter is in the vocabulary too, because the unknown token is the end of the
+later words: "re" of "red" ranks before "gr" of "green". Every letter is in the vocabulary too, because the unknown token is the end of the
 text and would cut the prompt; `modeseek.solids.captions.check_words` rejects such words earlier.
 """
 

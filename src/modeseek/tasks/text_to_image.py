@@ -21,11 +21,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from modeseek.core.checks import check_choice, check_integer, check_number, check_prompt, check_seed, check_seeds
-from modeseek.core.errors import InvalidInput, NonFiniteError
+from modeseek.core.checks import check_choice, check_prompt, check_seed, check_seeds
+from modeseek.core.errors import InvalidInput
 from modeseek.core.identity import digest
-from modeseek.core.sampling import ddim
-from modeseek.core.schedules import sampling_levels
 from modeseek.distillation import Step
 from modeseek.distillation.interface import optimise_recipe
 from modeseek.distillation.recipes import RECIPES, Recipe, scale_of
@@ -138,17 +136,6 @@ def images_of(made: nn.Module, prior: ImagePrior) -> Tensor:
     return (prior.decode(shown) if isinstance(made, Latents) else shown).clamp(0, 1)
 
 
-@torch.no_grad()
-def sampled(
-    prior: ImagePrior, prompts: Sequence[str], *, guidance: float | None = None, steps: int, seeds: Sequence[int], negative: str = ""
-) -> Tensor:
-    """Sample with DDIM, one image for each pair of prompt and seed: (n, 3, h, w) in [0, 1]. Costs `steps` denoiser calls."""
-    noise = torch.stack([torch.randn(prior.event, generator=torch.Generator().manual_seed(s)) for s in seeds]).to(prior.device)
-    levels = sampling_levels(steps, prior.sigmas)
-    x = ddim(prior.denoiser(prompts, guidance=guidance, negative=negative or None), levels[0] * noise, levels)
-    return prior.decode(x).clamp(0, 1)
-
-
 # ---------------------------------------------------------------- runs on disk
 def distill_images(run: ImageRun, out: Path, *, ranks: Ranks = ALONE, command: str = "") -> Iterator[Step]:
     """Distil the images of a run into a folder and yield each step. A finished run yields nothing and is not changed.
@@ -230,62 +217,3 @@ def _finish(out: Path, run: ImageRun, weights: str, lines: list[dict[str, float]
     save_curves(out / "curves.png", panels)
     counts = {"calls": lines[-1]["calls"], "steps_done": int(lines[-1]["step"]) + 1} if lines else {"calls": 0.0, "steps_done": 0}
     complete(out, run, weights, facts | counts)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SampleRun:
-    """The settings of DDIM samples of a prompt, the reference for every gradient.
-
-    Args:
-        prompt: text prompt.
-        negative: negative prompt.
-        prior: the image prior.
-        seeds: one image for each.
-        steps: DDIM steps, each one denoiser call.
-        guidance: guidance scale; None: the prior's default.
-    """
-
-    prompt: str
-    negative: str = ""
-    prior: PriorChoice = field(default_factory=PriorChoice)
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 7)
-    steps: int = 32
-    guidance: float | None = None
-
-    def __post_init__(self) -> None:
-        check_prompt("prompt", self.prompt, empty=True)
-        check_prompt("negative", self.negative, empty=True)
-        check_seeds(self.seeds)
-        check_integer("steps", self.steps, high=100_000)
-        if self.guidance is not None:
-            check_number("guidance", self.guidance)
-
-
-def sample(run: SampleRun, out: Path, *, command: str = "") -> Tensor:
-    """Sample the images of a run into a folder and return them: (n, 3, h, w) in [0, 1].
-
-    Args:
-        run: the settings.
-        out: the folder: image-K.png, sheet.png, run.json, index.html.
-        command: the command line, for the run's page.
-
-    Raises:
-        OutputError: the folder holds another run, or cannot be written.
-        InvalidInput, WeightsError: the prior cannot be loaded, or it does not accept the prompt.
-        NonFiniteError: the samples hold NaN or infinite values.
-    """
-    weights = run.prior.digest()
-    with claimed(out, run, weights=weights, facts=described(run, "sample", command=command)):
-        prior = run.prior.open()
-        guidance = prior.default_guidance if run.guidance is None else run.guidance
-        prompts = [run.prompt] * len(run.seeds)
-        images = sampled(prior, prompts, guidance=guidance, steps=run.steps, seeds=run.seeds, negative=run.negative)
-        if not bool(images.isfinite().all()):
-            raise NonFiniteError("the sampled images hold NaN or infinite values; is the dtype too narrow, or the prior damaged?")
-        for seed, image in zip(run.seeds, images, strict=True):
-            save_image(out / f"image-{seed}.png", image)
-        save_sheet(out / "sheet.png", list(images.split(8)), rows_named=[run.prompt] if len(images) <= 8 else ())
-        decided = {"guidance": guidance, "image_size": list(prior.image_size)}
-        facts = described(run, "sample", command=command, from_prior=decided)
-        complete(out, run, weights, facts | {"guidance": guidance, "calls": run.steps})
-        return images

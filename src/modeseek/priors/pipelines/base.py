@@ -1,14 +1,14 @@
-r"""An image prior made of a diffusers pipeline: four parts, one for each thing that differs between models.
+r"""An image prior made of a diffusers pipeline, in four parts that differ between models.
 
     family      how prompts become inputs of the network, and how the network is called
     levels      network -> D: what it predicts, and at which noise levels        (`levels`, on the adapters of `modeseek.core.denoiser`)
     codec       image <-> x                                                      (`codecs`)
     sizes       event, image_size, data_std
 
-The pipeline stays its owner's: it is read at every call, and nothing of it is moved, cast or frozen. Prompts are encoded once, and again
+The pipeline belongs to its owner: it is read at every call, and nothing of it is moved, cast or frozen. Prompts are encoded once, and again
 when a text encoder, a tokenizer or an adapter on them has changed (`snapshot`). Classifier-free guidance (`modeseek.core.guidance`)
-evaluates the network once, on the concatenated batch [D_c, D_u], and on D_c's half alone where nothing is guided. x keeps its own dtype:
-only what enters the network is cast to the network's, and noise levels are at least float32. Gradients never flow through the network.
+evaluates the network once, on the concatenated batch [D_c, D_u], and on D_c's half alone if no item is guided. x keeps its own dtype: only
+the network's inputs are cast to the network's dtype, and noise levels are at least float32. Gradients never flow through the network.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from modeseek.priors.pipelines.snapshot import check_dropout
 from modeseek.priors.pipelines.text import Negative, PromptEmbeds, Prompts, negatives_of
 
 GuidanceKind = Literal["classifier-free", "embedded", "none"]
-"""Two evaluations of one network; one of a network that takes the scale as an input; or no condition, so that D_c = D_u."""
+"""Two evaluations of one network; one evaluation of a network that takes the scale as an input; or no condition, so that D_c = D_u."""
 
 
 class Family(Protocol):
-    """What one architecture adds.
+    """The part of a prior that is specific to one architecture.
 
     Attributes:
         guidance: how it is guided.
@@ -44,7 +44,7 @@ class Family(Protocol):
         kinds: kinds of `Levels` that the network can be called with; t is then a timestep, in (0, 1), or ln(sigma)/4.
         encoders: parts of the pipeline that conditions are computed with.
         default_guidance: the scale used where none is given.
-        distillation: why the model is taken for one distilled to need no guidance; None if it is not.
+        distillation: why the model is treated as distilled to need no guidance; None if it is not.
     """
 
     @property
@@ -139,13 +139,13 @@ class PipelinePrior:
         """The scale used where none is given: the pipeline's own default, or 1 for a model distilled to need no guidance.
 
         Warns:
-            DistilledModel: the model is taken for one that needs no guidance.
+            DistilledModel: the model is treated as one that needs no guidance.
         """
         if self.default_scale is not None:
             return self.default_scale
         why = self.family.distillation
         if why is not None:
-            words = f"this model is taken for one distilled to need no guidance ({why}), so the scale is 1; give guidance= for another"
+            words = f"this model is treated as distilled to need no guidance ({why}), so the scale is 1; give guidance= for another"
             warnings.warn(words, DistilledModel, stacklevel=3)
         return self.family.default_guidance
 
@@ -165,7 +165,7 @@ class PipelinePrior:
         """D for one prompt per item; one network call, on the doubled batch where it is guided.
 
         Args:
-            prompts: one an item of the batch, or their `PromptEmbeds`; x may hold any multiple of them, copies of the whole batch one
+            prompts: one per item of the batch, or their `PromptEmbeds`; x may hold any multiple of them, copies of the whole batch one
                 after another.
             guidance: s of D_u + s (D_c - D_u); None: `default_guidance`. A guidance-distilled network (Flux dev, LCM) takes it as an input.
             negative: prompt of D_u, one for all or one per item; None: what the pipeline takes where no negative prompt is given.
@@ -173,7 +173,7 @@ class PipelinePrior:
             settings: further conditions that the family takes, such as `clip_skip` and `ip_adapter_image` of Stable Diffusion.
 
         Warns:
-            DistilledModel: no scale is given, and the model is taken for one that needs no guidance.
+            DistilledModel: no scale is given, and the model is treated as one that needs no guidance.
 
         Raises:
             InvalidInput: an empty prompt, a bare string, a prompt for a model without text, or a setting that this model does not have.
@@ -234,7 +234,7 @@ class PipelinePrior:
         return LowRankAuxiliary(denoiser, lambda: self.family.network, targets=targets, rank=rank, seed=seed, device=self.device)
 
     def evaluate(self, x: Tensor, sigma: Tensor, conditions: Conditions) -> Tensor:
-        """D at x with one row of conditions an item: one network call."""
+        """D at x with one row of conditions per item: one network call."""
         self._check(x)
         levels = self.levels()
         if levels.kind not in self.family.kinds:
@@ -250,7 +250,7 @@ class PipelinePrior:
         return levels.view(network)(x, sigma)
 
     def encoded(self, prompts: Prompts, scale: float, settings: Mapping[str, Any]) -> Encoded:
-        """The conditions of some prompts, encoded now, and again when what encodes them has changed."""
+        """The conditions of some prompts, encoded now, and again when their encoders have changed."""
 
         def make() -> Conditions:
             conditions = dict(self.family.conditions(prompts, **settings))

@@ -1,4 +1,4 @@
-r"""From images in [0, 1] to x and back: through an autoencoder, or by a shift for models that live in pixels.
+r"""From images in [0, 1] to x and back: through an autoencoder, or by scale and shift for pixel-space models.
 
     latent      x = (z - shift) scale,   z ~ N(mean(image), std(image)^2), the autoencoder's posterior
     pixel       x = 2 image - 1

@@ -1,4 +1,4 @@
-"""The networks of a pipeline folder, each loaded by itself, so that what is missing, broken or foreign is named.
+"""The networks of a pipeline folder, each loaded by itself, so that errors name the part that is missing, broken or foreign.
 
 Only safetensors are opened: a pickle can run code. diffusers and transformers fill weights that a file lacks with random ones and
 merely log it; here that is an error.

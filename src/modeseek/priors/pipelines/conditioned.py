@@ -1,4 +1,4 @@
-"""Denoisers of a prior at given conditions, alone and as the two halves of one batch; conditions follow what encodes them."""
+"""Denoisers of a prior at given conditions, alone and as the two halves of one batch; conditions follow changes of their encoders."""
 
 from __future__ import annotations
 

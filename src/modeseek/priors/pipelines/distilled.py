@@ -1,8 +1,8 @@
-"""The guidance scale a model was made for.
+"""The guidance scale that a model was trained for.
 
 The scale used where none is given is the default of the pipeline's own `__call__` (7.5 for Stable Diffusion, 5 for SDXL, 3.5 for Flux
-dev). Models that were distilled to be sampled without guidance have no flag that says so. They are known by their scheduler (LCM, TCD),
-by an active LoRA, or by their name: SDXL-Turbo, SDXL-Lightning, Hyper-SD, LCM, Flux schnell. Their default is 1, no guidance.
+dev). Models that were distilled to be sampled without guidance have no flag that says so. They are recognised by their scheduler (LCM,
+TCD), by an active LoRA, or by their name: SDXL-Turbo, SDXL-Lightning, Hyper-SD, LCM, Flux schnell. Their default is 1, no guidance.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def pipeline_guidance(pipeline: Any) -> float:
 
 
 def distillation(pipeline: Any, network: Any, *names: str) -> str | None:
-    """Why a model is taken for one distilled to need no guidance; None if it is not.
+    """Why a model is treated as distilled to need no guidance; None if it is not.
 
     Args:
         pipeline: with its scheduler and adapters.

@@ -1,4 +1,4 @@
-"""Which adapter serves which pipeline class of diffusers: one function a family, and the table of them."""
+"""The adapter of each supported pipeline class of diffusers: one function per family, and their table."""
 
 from __future__ import annotations
 

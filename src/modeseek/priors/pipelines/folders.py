@@ -1,6 +1,7 @@
-"""Where a pipeline lies on disk: a folder in diffusers' layout, or a model id of the Hugging Face hub in its cache.
+"""Location of a pipeline on disk: a folder in diffusers' layout, or a model id of the Hugging Face hub in its cache.
 
-Nothing is downloaded unless `download` is set. `HF_HUB_OFFLINE`, `HF_HOME` and `HF_HUB_CACHE` mean what they mean to the hub's own library.
+Nothing is downloaded unless `download` is set. `HF_HUB_OFFLINE`, `HF_HOME` and `HF_HUB_CACHE` have the meaning that huggingface_hub gives
+them.
 """
 
 from __future__ import annotations

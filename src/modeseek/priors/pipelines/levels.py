@@ -1,4 +1,4 @@
-r"""What a scheduler says about its network: how the network becomes a denoiser, and the noise levels at which it was trained.
+r"""What a scheduler states about its network: how the network becomes a denoiser, and the noise levels at which it was trained.
 
     kind        scheduler says                         state                        adapter (`modeseek.core.denoiser`)
     discrete    alphas_cumprod                         z = a y + b n, t of T        `VariancePreserving`: eps, v or x0
@@ -80,7 +80,7 @@ class SchedulerLevels:
     _found: Levels | None = field(default=None, init=False, repr=False)
 
     def __call__(self) -> Levels:
-        """The levels now.
+        """The current levels.
 
         Raises:
             InvalidInput: a scheduler that is not understood.

@@ -187,7 +187,7 @@ def cast_autoencoder(pipeline: Any, dtype: torch.dtype, vae_dtype: Dtype | None)
 
 
 def checked_device(device: str | torch.device) -> torch.device:
-    """The device, checked to be there."""
+    """The torch device of a name, if this machine has it."""
     try:
         found = torch.device(device)
     except RuntimeError as error:

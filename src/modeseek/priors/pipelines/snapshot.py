@@ -26,7 +26,7 @@ class Snapshot:
 
     @classmethod
     def of(cls, pipeline: Any, names: Iterable[str]) -> Snapshot:
-        """The state of the named parts now."""
+        """The current state of the named parts."""
         return cls(pipeline, {name: _state(getattr(pipeline, name, None)) for name in names})
 
     def is_current(self) -> bool:

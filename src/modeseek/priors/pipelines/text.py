@@ -1,4 +1,4 @@
-"""Prompts on their way to a text encoder, and embeddings in their place.
+"""Checks of prompts before they are encoded, and embeddings given in their place.
 
 Empty prompts are refused, and a prompt that a tokenizer cuts is warned of, counted as the pipeline counts: after a textual inversion has
 turned its word into several tokens.

@@ -30,7 +30,7 @@ class TextFamily:
         part: attribute of the pipeline that holds the denoising network.
         guidance: "classifier-free" or "embedded", see `GuidanceKind`.
         lora_targets: ends of the names of the layers that VSD's LoRA adapts.
-        name: of the folder or file it was loaded from, which may tell that it is a distilled model.
+        name: of the folder or file it was loaded from, which may say that the model is distilled.
     """
 
     pipeline: Any
@@ -54,7 +54,7 @@ class TextFamily:
 
     @property
     def distillation(self) -> str | None:
-        """Why the model is taken for one distilled to need no guidance; None if it is not."""
+        """Why the model is treated as distilled to need no guidance; None if it is not."""
         return None if self.guidance == "embedded" else distillation(self.pipeline, self.network, self.name)
 
     @property

@@ -30,7 +30,7 @@ def cells(settings: Settings) -> list[Cell]:
 
 
 def images(settings: Settings) -> list[Cell]:
-    """The cells of Table 4 that the top row shows, in the order of the titles."""
+    """The cells of Table 4 in the top row, in the order of the titles."""
     seeds, many, steps = sizes(settings)
     sample = SampledImages(prior=settings.prior, prompts=prompts_of(settings.prior.name), seeds=many, first=1000 * settings.seed)
     budget = BUDGET if steps is None else steps
@@ -41,7 +41,7 @@ def images(settings: Settings) -> list[Cell]:
 
 
 def points(settings: Settings) -> list[Cell]:
-    """The cells of Table 1 that the bottom row shows."""
+    """The cells of Table 1 in the bottom row."""
     return [
         SampleCell(density="fractal", denoiser="learned", guidance="cfg", method=m, points=settings.side, seed=settings.seed)
         for m in (DDIM, sds(), vsd(), sdi(), MSD_PUBLISHED, MSD_ADAPTIVE)

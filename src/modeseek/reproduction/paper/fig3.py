@@ -33,7 +33,7 @@ def cells(settings: Settings, columns: Sequence[tuple[str, str, str]] = (*PINWHE
 
 
 def panels(results: Sequence[Result]) -> tuple[list[list[Panel]], list[str]]:
-    """A row of panels for each density and denoiser, samples beside landscapes; and the rows' labels."""
+    """A row of panels for each density and denoiser, samples next to landscapes; and the rows' labels."""
     rows: dict[str, list[Panel]] = {}
     for result in results:
         row = result.row

@@ -1,4 +1,4 @@
-"""Figure 4: distance to DDIM images against iterations (as the paper) and against denoiser calls (what is paid)."""
+"""Figure 4: distance to DDIM images against iterations, as in the paper, and against denoiser calls, which are the cost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figure 6: objects of every method from four sides, a column a prompt, from the cells of table3d."""
+"""Figure 6: objects of every method from four sides, one column per prompt, from the cells of table3d."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def sets(settings: Settings) -> list[SampledImages]:
 
 
 def distilled_cells(settings: Settings) -> list[DistilledImages]:
-    """Every row that is distilled."""
+    """The cells of the distilled rows."""
     seeds, _, steps = sizes(settings)
     rows = at_equal_calls(settings.prior, seeds, settings.seed, BUDGET if steps is None else steps, steps=steps)
     return rows + published(settings.prior, seeds, settings.seed, steps=steps)

@@ -42,7 +42,7 @@ def target(dim: int) -> tuple[GaussianMixture, float]:
 
 
 def sampler_of(name: str, std: float) -> Any:
-    """A sampler of about 32 denoiser calls, told the standard deviation of the data where it takes one."""
+    """A sampler of about 32 denoiser calls, given the standard deviation of the data if it has that setting."""
     return {
         "exact": ExactSampler(),
         "exact, ddim": ExactSampler(steps=32, solver="ddim"),

@@ -1,8 +1,8 @@
-"""Ten edits of solids scored: is the changed attribute right, and is the rest of the image as it was?
+"""Scores of ten edits of solids: whether the changed attribute is right, and whether the rest of the image is unchanged.
 
 Each source is an exact render of its caption from a camera of its own. Five edits change the colour of an object, two the colour of a base,
-three the shape. `changed`: the attribute classifier sees the new value of the attribute that the prompt changes. `all`: every attribute the
-prompt names is right. `outside`: root mean square difference to the source, in per cent of the range of values, over pixels more than
+three the shape. `changed`: the attribute classifier finds the new value of the attribute that the prompt changes. `all`: every attribute
+the prompt names is right. `outside`: root mean square difference to the source, in per cent of the range of values, over pixels more than
 two pixels away from any pixel in which the exact renders of source and target differ. `truth`: root mean square difference to the exact
 render of the target over the whole image; a shape edit may place the new shape differently. The recipes were tuned on six other edits.
 """

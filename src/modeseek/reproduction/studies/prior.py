@@ -1,4 +1,4 @@
-r"""How good the embedded prior is, measured against true renders.
+r"""Quality of the embedded prior, measured against true renders.
 
 Fidelity, one row per held-out caption and view, in dB of peak signal-to-noise ratio (median over the seeds):
 
@@ -39,7 +39,7 @@ from modeseek.solids.renders import true_renders
 from modeseek.solids.scoring import scorer
 from modeseek.sweeps.cells import Cell, Result
 from modeseek.tasks.prior_choice import PriorChoice
-from modeseek.tasks.text_to_image import sampled
+from modeseek.tasks.sampling import sampled
 
 CAPTIONS = 64
 CAPTION_SEED = 1  # of the captions; `quality.prompts` has 0 for the classifier's

@@ -1,9 +1,8 @@
 r"""Repair: a damaged image returned to the data by local steps, where fitting a fresh sample would lose the image.
 
 A true render is blurred, recoloured, partly erased or mixed with another one. Each method then takes whole steps (the image becomes the
-target)
-at the same number of denoiser calls. What counts is the distance to the undamaged image: a sampler that starts from noise ignores the
-damaged one and ends at some other camera. The prior is given the caption, not the image.
+target) at the same number of denoiser calls. What counts is the distance to the undamaged image: a sampler that starts from noise ignores
+the damaged one and ends at some other camera. The prior is given the caption, not the image.
 
     damaged, repaired   PSNR to the undamaged image before and after, in dB
     gain                their difference
@@ -43,7 +42,7 @@ from modeseek.solids.captions import parse
 from modeseek.solids.renders import true_renders
 from modeseek.sweeps.cells import Cell, Result
 from modeseek.tasks.prior_choice import PriorChoice
-from modeseek.tasks.text_to_image import sampled
+from modeseek.tasks.sampling import sampled
 
 Damage = Literal["blurred", "recoloured", "part erased", "mixed"]
 DAMAGES: tuple[Damage, ...] = ("blurred", "recoloured", "part erased", "mixed")
@@ -125,8 +124,8 @@ class RepairCell:
 
     Args:
         caption: with its view.
-        damage: what is wrong with the images.
-        repair: the method; None: a DDIM sample, which does not look at the image.
+        damage: kind of damage.
+        repair: the method; None: a DDIM sample, which does not use the image.
         prior: "solids-ideal" or "solids".
         images: number of cameras.
         renders: of the ideal denoiser's set and of `to data`.

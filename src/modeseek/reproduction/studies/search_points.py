@@ -1,8 +1,8 @@
-"""The search of every method's own knobs: 12 settings each in this file, the same points, seed and score.
+"""Search for the settings of each method in the plane: 12 settings per method, with the same points, seed and score.
 
 Fractal, learned denoiser, 32 x 32 starting points, 150 steps. The score is the harmonic mean of precision and coverage, so that neither a
-collapse on one mode nor a scatter wins. The winners of SDS, VSD and SDI stand in `laboratory` as the "best settings" rows and are used in
-every column; how unequal the tuning was in all is said in docs/results.md.
+collapse on one mode nor a scatter wins. The best settings of SDS, VSD and SDI are the "best settings" rows of
+`modeseek.reproduction.plane`, used in every column. The tuning was not equal in all; docs/provenance.md says how.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def score(metrics: dict[str, float] | None) -> float:
 
 
 def cells(settings: Settings) -> list[Cell]:
-    """All knobs at 32 x 32 points (16 x 16 when quick)."""
+    """A cell for each of `knobs`, at 32 x 32 points (16 x 16 when quick)."""
     side = 16 if settings.quick else 32
     return [SampleCell(density="fractal", denoiser="learned", method=m, points=side, seed=settings.seed) for m in knobs()]
 

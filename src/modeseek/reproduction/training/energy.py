@@ -47,14 +47,14 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class TrainingStep:
-    """What an iteration leaves: its index (from 1), its loss, and the averaged network."""
+    """The state after an iteration: its index (from 1), its loss, and the averaged network."""
 
     iteration: int
     loss: float
     average: EnergyNet
 
 
-def train(density: GaussianMixture, config: TrainingConfig, *, checkpoint: Path | None = None, every: int = 256) -> Iterator[TrainingStep]:
+def train(density: GaussianMixture, config: TrainingConfig, *, checkpoint: Path | None = None, every: int = 64) -> Iterator[TrainingStep]:
     """Train an energy network on a known density; yields after each iteration, the last average is the result.
 
     Args:

@@ -1,4 +1,4 @@
-"""What the attribute classifier accepts: true renders, their reconstructions by the autoencoder, and samples of the prior.
+"""Acceptance rates of the attribute classifier: on true renders, their reconstructions by the autoencoder, and on samples of the prior.
 
 The captions are held out of training. The first two rows bound the third: the classifier is wrong on some true renders (a base seen from
 overhead is hidden), and no sample is sharper than the autoencoder. "all" is everything the caption names but the view.

@@ -44,7 +44,7 @@ NORMALISED_OVER = 6400  # images over which the latent channels are normalised, 
 
 @dataclass(frozen=True, kw_only=True)
 class SolidsConfig:
-    """Sizes of one training run. How the shipped UNet was trained, in five runs, is on its model card.
+    """Sizes of one training run. The shipped UNet was trained in five runs, see its model card.
 
     Args:
         per_view: cameras per structure and view in the bank.
@@ -56,7 +56,7 @@ class SolidsConfig:
         unet_lr: highest learning rate of the UNet.
         compiled: compile the UNet, if that leaves its gradients as they are.
         sizes: widths of the autoencoder and the UNet.
-        seed: of everything.
+        seed: of all randomness.
     """
 
     per_view: int = 96

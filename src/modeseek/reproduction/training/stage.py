@@ -34,7 +34,7 @@ class TrainingStep:
 
     Attributes:
         stage: its name.
-        done, total: steps; `total` is a guess where the clock ends the stage.
+        done, total: steps; `total` is an estimate if the clock ends the stage.
         loss: smoothed, NaN where there is none.
         note: a message for a single event, such as whether the network was compiled.
     """
