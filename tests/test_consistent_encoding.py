@@ -35,15 +35,15 @@ def test_negative_corrections_are_refused():
         consistent_encode(torch.ones(1, 2), lambda i: i, lambda x: x, corrections=-1)
 
 
-@pytest.mark.parametrize(("corrections", "most"), [(0, None), (2, 1.0)])
-def test_round_trips_do_not_drift(corrections, most):
-    """Eight encode-decode round trips: uncorrected they lose more than 2 dB against the first one, corrected less than one."""
+@pytest.mark.parametrize(("corrections", "trips", "most"), [(0, 8, None), (2, 8, 1.0), (3, 16, 1.0)])
+def test_round_trips_do_not_drift(corrections, trips, most):
+    """Encode-decode round trips: uncorrected they lose more than 2 dB against the first one, corrected less than one."""
     prior = solids_prior()
     image = true_images(prompts(2, seed=3))
     with torch.no_grad():
         first = prior.decode(prior.encode(image)).clamp(0, 1)  # an image in the decoder's range
         now = first
-        for _ in range(8):
+        for _ in range(trips):
             now = prior.decode(consistent_encode(now, prior.encode, prior.decode, corrections=corrections)).clamp(0, 1)
     lost = float((psnr(first, image) - psnr(now, image)).mean())
     if most is None:

@@ -172,8 +172,8 @@ METHOD_RECIPES: dict[str, Recipe] = {
     "rfds-rev": Recipe(method="rfds-rev"),
     "sds-hifa": Recipe(method="sds-hifa", timesteps=(980, 300)),
     "sds-dreamtime": Recipe(method="sds-dreamtime"),
-    "mean-shift": Recipe(method="mean-shift", space="image", corrections=2, bandwidth=(8.0, 0.3), schedule="cosine"),
-    "hd-ode": Recipe(method="hd-ode", space="image", corrections=2, bandwidth=(8.0, 0.1), schedule="cosine"),
+    "mean-shift": Recipe(method="mean-shift", space="image", corrections=3, bandwidth=(8.0, 0.3), schedule="cosine"),
+    "hd-ode": Recipe(method="hd-ode", space="image", corrections=3, bandwidth=(8.0, 0.1), schedule="cosine"),
 }
 """The methods of `modeseek.distillation.literature` by name; untuned."""
 ALL_RECIPES = RECIPES | METHOD_RECIPES

@@ -59,7 +59,7 @@ SCORE_SEEDS = (10, 11, 12, 13)
 
 PRIORS: dict[DenoiserName, str] = {"ideal": "solids-ideal", "learned": "solids"}
 STEPS, LR = 250, 0.06
-CORRECTIONS = 2  # of the encoding, with the learned denoiser
+CORRECTIONS = 3  # of the encoding, with the learned denoiser
 REVERSE_STEPS = 4  # of a draw with the learned denoiser
 Bandwidths = tuple[float, float]
 
@@ -135,6 +135,7 @@ class ComparedObject:
         denoiser: "ideal" or "learned".
         split: "tune" or "score": which list the prompt and the seed are from.
         method: the method and its settings.
+        corrections: of each encoding; the ideal prior has no codec.
         steps: optimiser steps.
     """
 
@@ -143,6 +144,7 @@ class ComparedObject:
     denoiser: DenoiserName
     split: Split
     method: ComparedMethod
+    corrections: int = 0
     steps: int = STEPS
 
     @property
@@ -173,11 +175,6 @@ class ComparedObject:
         row |= {"prompt": self.prompt, "seed": self.seed, "metrics": score_object(nerf, self.prompt), "calls": calls}
         return Result(row, {"turntable": to_stored(around(nerf, TURNTABLE, size=64))})
 
-    @property
-    def corrections(self) -> int:
-        """Corrections of each encoding; the ideal prior has no codec."""
-        return 0 if self.denoiser == "ideal" else CORRECTIONS
-
 
 def _adamw(nerf: Any, parameters: Any, lr: float) -> torch.optim.Optimizer:
     del parameters  # the NeRF's own groups: its background has a learning rate of its own
@@ -205,7 +202,15 @@ def compared(
     if tune:
         splits.insert(0, ("tune", TUNE_OBJECTS, TUNE_SEEDS))
     return [
-        ComparedObject(prompt=prompt, seed=seed, denoiser=denoiser, split=split, method=method, steps=steps)
+        ComparedObject(
+            prompt=prompt,
+            seed=seed,
+            denoiser=denoiser,
+            split=split,
+            method=method,
+            corrections=CORRECTIONS if denoiser == "learned" else 0,
+            steps=steps,
+        )
         for denoiser in denoisers
         for split, objects, numbers in splits
         for seed in numbers

@@ -56,6 +56,7 @@ SCORE = (
     "a yellow cylinder, navy background, overhead view",
 )
 CALLS = 24
+CORRECTIONS = 3  # of each encoding, with the learned prior
 RENDERS = 1024
 OTHER_CAMERAS = 1  # seed of the cameras behind the damaged images; the density has 0
 COLUMNS = ["damaged", "repaired", "gain", "to data"]
@@ -130,6 +131,7 @@ class RepairCell:
         images: number of cameras.
         renders: of the ideal denoiser's set and of `to data`.
         calls: denoiser calls per image.
+        corrections: of each encoding; the ideal prior has no codec.
         seed: of the noise.
     """
 
@@ -140,6 +142,7 @@ class RepairCell:
     images: int = 4
     renders: int = RENDERS
     calls: int = CALLS
+    corrections: int = 0
     seed: int = 0
 
     @property
@@ -174,7 +177,7 @@ class RepairCell:
             return sampled(prior, prompts, guidance=prior.default_guidance, steps=self.calls, seeds=range(len(broken)))
         made = Points(broken)
         encode: Callable[[Tensor], Tensor] = partial(
-            consistent_encode, encode=prior.encode, decode=prior.decode, corrections=0 if self._ideal else 2
+            consistent_encode, encode=prior.encode, decode=prior.decode, corrections=self.corrections
         )
         gradient = self.repair.build(prior.denoiser(prompts), ideal=self._ideal)
         steps = self.calls // self.repair.calls
@@ -189,8 +192,8 @@ def cells(settings: Settings) -> list[Cell]:
     captions, damages = (SCORE[:1], DAMAGES[:1]) if settings.quick else (SCORE, DAMAGES)
     size: dict[str, int] = {"images": 1, "renders": 64, "calls": 8} if settings.quick else {}
     return [
-        RepairCell(caption=caption, damage=damage, repair=repair, prior=prior, seed=settings.seed, **size)
-        for prior in priors
+        RepairCell(caption=caption, damage=damage, repair=repair, prior=prior, corrections=corrections, seed=settings.seed, **size)
+        for prior, corrections in zip(priors, (0, CORRECTIONS), strict=True)
         for damage in damages
         for repair in (*REPAIRS, None)
         for caption in captions
