@@ -11,7 +11,8 @@ from modeseek.cli import main
 from modeseek.core.errors import InvalidInput, OutputError
 from modeseek.plots.images import save_image
 from modeseek.priors.solids import solids_prior
-from modeseek.reproduction.studies.edit import SCORED, TUNED, make_task, rms
+from modeseek.reproduction.studies.edit import FIRST_CAMERA, SCORED, TUNED, make_task, rms
+from modeseek.tasks.edit_mask import keep_local
 from modeseek.tasks.editing import EDIT_RECIPES, Edit, EditRecipe, EditRun, edit_image, get_edit_recipe, read_image
 from modeseek.tasks.prior_choice import PriorChoice
 
@@ -64,6 +65,8 @@ def test_bad_input_is_named(tmp_path):
         read_image(tmp_path / "text.png", (8, 8))
     with pytest.raises(InvalidInput, match="must descend"):
         EditRecipe(method="dds", timesteps=(20, 980))
+    with pytest.raises(InvalidInput, match="thresholds 0 <= low < high"):
+        EditRecipe(method="dds", local=(0.3, 0.2))
     with pytest.raises(InvalidInput, match="images must be"):
         Edit(solids_prior(), torch.zeros(1, 3, 8, 8), ["a red cube"], ["a blue cube"], EDIT_RECIPES["dds"])
 
@@ -90,6 +93,29 @@ def test_the_outside_of_an_edit_is_where_the_exact_renders_agree():
 def test_scored_edits_are_not_those_of_the_tuning():
     assert len(set(SCORED)) == 10
     assert not set(SCORED) & set(TUNED)
+    assert FIRST_CAMERA[SCORED] + len(SCORED) <= FIRST_CAMERA[TUNED]
+
+
+def test_small_changes_are_removed_and_the_edit_is_kept():
+    """A square of change 0.5 on drift of 0.02: the drift goes, the square stays, its border is blended over one pixel."""
+    change = torch.full((2, 3, 16, 16), 0.02)
+    change[:, 0, 4:12, 4:12] = -0.5
+    kept = keep_local(change, 0.1, 0.2)
+    assert_close(kept[:, 0, 4:12, 4:12], change[:, 0, 4:12, 4:12])
+    assert float(kept[..., :2].abs().max()) == float(kept[..., 14:].abs().max()) == 0.0
+    assert_close(keep_local(100 * change, 0.1, 0.2), 100 * kept)  # relative to the edit
+    assert torch.equal(keep_local(change, 0, 0), change)
+    assert float(keep_local(torch.zeros(1, 3, 8, 8), 0.1, 0.2).abs().max()) == 0.0
+
+
+def test_an_edit_keeps_every_change_if_told_so():
+    task = make_task("a red cube on a blue cylinder", "a green cube on a blue cylinder", 0)
+    edit = Edit(
+        solids_prior(), task.source[None], [task.prompts[0]], [task.prompts[1]], get_edit_recipe("dds", steps=1, lr=1.0, local=(0, 0))
+    )
+    list(edit)
+    assert torch.equal(edit.images, edit.with_thresholds(0, 0))
+    assert rms(edit.with_thresholds(0.1, 0.2)[0] - task.source, task.outside) < rms(edit.images[0] - task.source, task.outside)
 
 
 @pytest.mark.slow

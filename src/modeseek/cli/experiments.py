@@ -13,8 +13,8 @@ from modeseek.cli.progress import report_files
 
 @dataclass(frozen=True, kw_only=True)
 class Run(Model, Reported):
-    """Run experiments: table1 table2 table3 table4 table3d fig1 fig2 fig3 fig4 fig5 fig6 fig8 fig9 oracle calibration frontier search
-    search4 prior zoo edit demo.
+    """Run experiments: table1 table2 table3 table4 table3d fig1 fig2 fig3 fig4 fig5 fig6 fig8 fig9 oracle calibration samplers levy
+    frontier search search4 prior zoo edit demo.
 
     Results are cached in OUT/cells, so an interrupted run resumes where it stopped. Tables and figures are written to
     OUT/NAME (OUT/NAME-quick with --quick, with -seedN for another seed).
@@ -33,7 +33,7 @@ class Run(Model, Reported):
     seed: int = 0
     """Seed of all randomness."""
     seeds: int = 1
-    """Seeds over which table1, table2, table3 and oracle average, with standard errors."""
+    """Seeds over which table1, table2, table3, oracle, calibration, samplers and levy average, with standard errors."""
     points: int | None = None
     """Starting points along one side of the grid in table1, table2, fig1, fig2 and fig3; 64 by default."""
     images: int = 4

@@ -92,7 +92,7 @@ class GaussianMixture:
         which = torch.multinomial(self.weights, count, replacement=True, generator=rng)
         noise = torch.randn(count, self.dim, dtype=torch.float64, generator=rng)
         scaled = noise * (self.variances[which] + sigma**2).sqrt()
-        return self.means[which] + torch.einsum("bij,bj->bi", self.axes[which], scaled)
+        return self.means[which] + self._rotated(which, scaled)
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean (d,) and covariance (d, d) of the mixture."""
@@ -125,7 +125,24 @@ class GaussianMixture:
         gain = (self.variances / total[0].T)[which]  # (batch, d)
         noise = torch.randn(centres.shape, dtype=torch.float64, generator=rng)
         local = gain * offset[rows, :, which] + (gain * bandwidth**2).sqrt() * noise
-        return self.means[which] + torch.einsum("bij,bj->bi", self.axes[which], local)
+        return self.means[which] + self._rotated(which, local)
+
+    def product_variance(self, centres: Tensor, bandwidth: float) -> Tensor:
+        r"""Variance of q(y | c) in each coordinate, for each centre: (batch, d) -> (batch, d) in float64. Its mean is D(c; l)."""
+        centres = centres.double()
+        terms, offset, total = self._terms(centres, centres.new_tensor(bandwidth))
+        share, gain = terms.softmax(1), self.variances / total[0].T  # (batch, K), (K, d)
+        means = self.means + torch.einsum("kij,kj,bjk->bki", self.axes, gain, offset)
+        mean = torch.einsum("bk,bki->bi", share, means)
+        within = torch.einsum("kij,kj->ki", self.axes**2, gain * bandwidth**2)
+        return share @ within + torch.einsum("bk,bki->bi", share, (means - mean[:, None]) ** 2)
+
+    def responsibilities(self, x: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
+        """Probability of each component given x under p_sigma: (batch, d) -> (batch, K).
+
+        At a centre with sigma = l they are the shares of the components in the product density.
+        """
+        return self._chunked(x, sigma, lambda terms, z, total: terms.softmax(1))
 
     def climb(self, starts: Tensor, sigma: float = 0.0, *, iterations: int = 200, tolerance: float = 1e-8) -> Tensor:
         r"""Where mean shift takes each start (n, d) uphill on log p_sigma: (n, d), at a mode each.
@@ -182,6 +199,16 @@ class GaussianMixture:
         """Largest log p, in nats: the best end of mean shift from the 32 most probable component means."""
         best = self.log_prob(self.means).topk(min(32, len(self.means))).indices
         return float(self.log_prob(self.climb(self.means[best])).max())
+
+    def _rotated(self, which: Tensor, local: Tensor) -> Tensor:
+        """Q_k z for each row z (batch, d) and its component k (batch,); in many dimensions without a matrix per row."""
+        if self.dim <= 8:
+            return torch.einsum("bij,bj->bi", self.axes[which], local)
+        rotated = torch.empty_like(local)
+        for component in which.unique():
+            rows = which == component
+            rotated[rows] = local[rows] @ self.axes[component].T
+        return rotated
 
     def _terms(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """log w_k N(x; mu_k, C_k): (b, K); Q_k^T (x - mu_k): (b, d, K); eigenvalues of C_k: (b or 1, d, K)."""

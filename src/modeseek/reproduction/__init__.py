@@ -16,9 +16,11 @@ from modeseek.reproduction.studies import (
     edit,
     frontier,
     lab,
+    levy,
     oracle,
     prior,
     repair,
+    samplers,
     search_images,
     search_points,
     table3d,
@@ -30,7 +32,8 @@ EXPERIMENTS: dict[str, Experiment] = {
     for module in (
         *(table1, table2, table3, table4),
         *(fig1, fig2, fig3, fig4, fig5, fig6, fig8, fig9),
-        *(table3d, compare3d, oracle, calibration, lab, repair, drift, frontier, search_points, search_images, prior, zoo, edit, demo),
+        *(table3d, compare3d, oracle, calibration, samplers, levy, lab, repair, drift, frontier),
+        *(search_points, search_images, prior, zoo, edit, demo),
     )
 }
 """Name -> experiment; the command line offers these."""

@@ -1,7 +1,8 @@
 """Edit an image towards another prompt with DDS or PDS; one run on disk.
 
 The optimised variable is the latent x, started at the encoded source. The result is the source plus what the edit changed,
-image + decode(x) - decode(encode(image)), so the reconstruction error of the autoencoder cancels where nothing was edited.
+image + decode(x) - decode(encode(image)), so the reconstruction error of the autoencoder cancels where nothing was edited. Changes that are
+small next to the edit are removed (`modeseek.tasks.edit_mask`).
 
 index.html          the run's page
 run.json            the settings, their sources, and whether the run has finished
@@ -34,6 +35,7 @@ from modeseek.gradients import DDS, PDS, Estimate, Gradient, NoiseLevels
 from modeseek.plots.images import save_image, save_sheet
 from modeseek.priors.base import ImagePrior
 from modeseek.representations import Points
+from modeseek.tasks.edit_mask import check_thresholds, keep_local
 from modeseek.tasks.prior_choice import PriorChoice
 from modeseek.tasks.provenance import described
 from modeseek.tasks.run_folder import CurveLog, claimed, complete, plain_config
@@ -52,6 +54,8 @@ class EditRecipe:
         guidance: scale s of both prompts; None: the prior's default.
         samples: Monte-Carlo samples per estimate.
         timesteps: highest and lowest t of Stable Diffusion's 1000.
+        local: (low, high), fractions of the largest change of a pixel: smaller changes than low are removed, larger ones than high kept;
+            (0, 0) keeps every change, as the papers do.
     """
 
     method: Literal["dds", "pds", "pds-posterior"]
@@ -60,6 +64,7 @@ class EditRecipe:
     guidance: float | None = None
     samples: int = 1
     timesteps: tuple[int, int] = (948, 50)
+    local: tuple[float, float] = (0.1, 0.2)
 
     def __post_init__(self) -> None:
         check_integer("steps", self.steps)
@@ -67,6 +72,7 @@ class EditRecipe:
         check_number("lr", self.lr, above=0)
         if not 999 >= self.timesteps[0] > self.timesteps[1] >= 2:
             raise InvalidInput(f"timesteps must descend within 999 to 2, got {self.timesteps}")
+        check_thresholds(*self.local)
 
 
 EDIT_RECIPES: dict[str, EditRecipe] = {
@@ -74,7 +80,7 @@ EDIT_RECIPES: dict[str, EditRecipe] = {
     "pds": EditRecipe(method="pds", lr=0.02, guidance=6.0, timesteps=(979, 21)),
     "pds-posterior": EditRecipe(method="pds-posterior", lr=0.5, timesteps=(979, 21)),
 }
-"""By name; `modeseek edit --method NAME`. Found on six edits of solids that are not among the ten that `modeseek run edit` scores."""
+"""By name; `modeseek edit --method NAME`. Found on edits of solids that are not among the ten that `modeseek run edit` scores."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +186,7 @@ class Edit:
         with torch.no_grad():
             latents = prior.encode(self.source)
             self._decoded = prior.decode(latents)
-        self.latents = Points(latents)
+        self.latents, self._local = Points(latents), recipe.local
         gradient = build_edit(recipe, prior, sources, prompts, latents)
         self._steps = optimise(
             self.latents,
@@ -197,10 +203,15 @@ class Edit:
         return self._steps
 
     @property
-    @torch.no_grad()
     def images(self) -> Tensor:
         """The edited images: (n, 3, height, width) in [0, 1]."""
-        return (self.source + self.prior.decode(self.latents()) - self._decoded).clamp(0, 1)
+        return self.with_thresholds(*self._local)
+
+    @torch.no_grad()
+    def with_thresholds(self, low: float, high: float) -> Tensor:
+        """The edited images with other thresholds of small changes than the recipe's; (0, 0) keeps every change."""
+        change = self.prior.decode(self.latents()) - self._decoded
+        return (self.source + keep_local(change, low, high)).clamp(0, 1)
 
 
 def edit_image(run: EditRun, out: Path, *, command: str = "") -> Iterator[Step]:
