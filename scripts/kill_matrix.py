@@ -1,11 +1,14 @@
 """Kill commands at random moments and compare what they end with: `python scripts/kill_matrix.py --out DIR [--quick]`
 
 Every command runs once without interruption. It is then started again in another folder and killed: by SIGKILL at `--kills` random moments,
-by SIGTERM and by SIGINT at `--signals` moments. After each kill the same command resumes, until one attempt ends by itself. Then
+by SIGTERM and by SIGINT at `--signals` moments. After each kill the same command resumes. Whenever an attempt ends by itself,
 
     its files equal those of the uninterrupted run byte for byte (times aside: "seconds", dates, the folder's own name);
     no process of the command's group is left;
     no temporary file, lease or lock is left.
+
+and the next attempt begins with an empty folder, so that every kill strikes an unfinished run. With `--preloaded` the commands are forked
+from a process that has made their imports: kills strike the run itself, and the matrix takes a third of the time.
 
 SIGTERM must end with status 143 and SIGINT with 130, or with 0 where the command had already finished. They are sent once
 the process handles them: before that, during the start of Python, the system ends the process, and nothing has begun.
@@ -14,10 +17,12 @@ the process handles them: before that, during the start of Python, the system en
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import random
 import re
+import runpy
 import shutil
 import signal
 import subprocess
@@ -82,7 +87,63 @@ def group(number: int) -> list[int]:
     return found
 
 
-def start(arguments: Sequence[str], out: Path, log: Path) -> subprocess.Popen[bytes]:
+class Forked:
+    """A command in a fork of this process, with the part of `subprocess.Popen` that is used here."""
+
+    def __init__(self, arguments: list[str], log: Path) -> None:
+        self.status: int | None = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.setsid()
+            for target, path, flags in ((1, Path(os.devnull), os.O_WRONLY), (2, log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)):
+                os.dup2(os.open(path, flags), target)
+            sys.argv = ["modeseek", *arguments]
+            try:
+                runpy.run_module("modeseek", run_name="__main__")
+            except SystemExit as error:
+                os._exit(int(error.code or 0))
+            os._exit(0)
+
+    def poll(self) -> int | None:
+        if self.status is None:
+            found, status = os.waitpid(self.pid, os.WNOHANG)
+            self.status = os.waitstatus_to_exitcode(status) if found else None
+        return self.status
+
+    def wait(self, timeout: float = 1e9) -> int:
+        deadline = time.monotonic() + timeout
+        while (status := self.poll()) is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired("modeseek", timeout)
+            time.sleep(0.01)
+        return status
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+
+PRELOADED = (
+    "modeseek.cli",
+    "modeseek.sweeps.preload",
+    "modeseek.tasks.editing",
+    "modeseek.reproduction.paper",
+    "diffusers",
+    "transformers",
+)
+
+
+def preload() -> None:
+    """Import what the commands import; threads would not survive the fork."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    for name in PRELOADED:
+        importlib.import_module(name)
+    from diffusers import StableDiffusionPipeline  # noqa: F401 - imported lazily by its package
+    from transformers import CLIPTextModel  # noqa: F401
+
+
+def start(arguments: Sequence[str], out: Path, log: Path) -> subprocess.Popen[bytes] | Forked:
+    if "diffusers" in sys.modules:
+        return Forked([*arguments, "--out", str(out)], log)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with log.open("ab") as file:
         command = [sys.executable, "-m", "modeseek", *arguments, "--out", str(out)]
@@ -106,7 +167,7 @@ def gone(number: int, limit: float = 60.0) -> bool:
     return not group(number)
 
 
-def wait(process: subprocess.Popen[bytes], limit: float) -> int:
+def wait(process: subprocess.Popen[bytes] | Forked, limit: float) -> int:
     try:
         return process.wait(limit)
     except subprocess.TimeoutExpired:
@@ -125,7 +186,7 @@ def killed(name: str, arguments: list[str], kind: str, moments: list[float], out
             time.sleep(0.01)
         if process.poll() is None:
             process.send_signal(SIGNALS[kind])
-        status = wait(process, 120)
+        status = wait(process, 300)
         if status not in (*STATUSES[kind], 0):
             wrong.append(f"{name}: status {status} after {kind} at {moment:.2f} s")
         if not gone(process.pid):
@@ -133,19 +194,23 @@ def killed(name: str, arguments: list[str], kind: str, moments: list[float], out
             os.killpg(process.pid, signal.SIGKILL)
         if kind != "SIGKILL" and (left := [file for file in leftovers(out) if not file.endswith("lock")]):
             wrong.append(f"{name}: {kind} at {moment:.2f} s left {left}")
+        if status == 0:
+            wrong += differences(name, kind, out, whole)
+            shutil.rmtree(out)
     process = start(arguments, out, log)
     status = wait(process, 1800)
     if status:
         return [*wrong, f"{name}: status {status} of the attempt that was not killed, see {log}"]
     if not gone(process.pid):
         wrong.append(f"{name}: processes are left")
-    if left := leftovers(out):
-        wrong.append(f"{name}: {left} are left")
-    found = contents(out)
-    for file in sorted(found.keys() | whole.keys()):
-        if found.get(file) != whole.get(file):
-            wrong.append(f"{name} after {kind}: {file} differs")
-    return wrong
+    return [*wrong, *differences(name, kind, out, whole)]
+
+
+def differences(name: str, kind: str, out: Path, whole: dict[str, bytes]) -> list[str]:
+    """Where a finished folder differs from the uninterrupted run's, and what is left in it."""
+    found, left = contents(out), leftovers(out)
+    wrong = [f"{name} after {kind}: {file} differs" for file in sorted(found.keys() | whole.keys()) if found.get(file) != whole.get(file)]
+    return [*wrong, f"{name}: {left} are left"] if left else wrong
 
 
 def main() -> int:
@@ -157,7 +222,10 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--signals", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--preloaded", action="store_true", help="fork the commands after their imports")
     options = parser.parse_args()
+    if options.preloaded:
+        preload()
     shutil.rmtree(options.out, ignore_errors=True)
     options.out.mkdir(parents=True)
     prompts = options.out / "prompts.txt"

@@ -3,6 +3,8 @@
 import csv
 import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -197,20 +199,73 @@ def test_a_plan_counts_calls_and_writes_nothing(pipeline_folder, tmp_path, monke
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("method", ["sds", "msd"])
-def test_a_plan_adds_up(pipeline_folder, method):
-    run = ImageRun(prompt="a red cube", prior=PriorChoice(name=str(pipeline_folder("sd1"))), recipe=RECIPES[method], seeds=(0, 1))
+@pytest.mark.parametrize(("method", "steps"), [("sds", 400), ("msd", 400), ("sds", 1)])
+def test_a_plan_adds_up(pipeline_folder, method, steps):
+    recipe = replace(RECIPES[method], steps=steps)
+    run = ImageRun(prompt="a red cube", prior=PriorChoice(name=str(pipeline_folder("sd1"))), recipe=recipe, seeds=(0, 1))
     found = plan(run)
-    assert found.calls == RECIPES[method].calls
+    assert found.calls == recipe.calls
     assert found.batch == 2
     assert found.seconds > found.steps * found.step_seconds > 0
     assert found.memory > 50e6
 
 
-def test_an_object_is_planned(pipeline_folder):
+def test_an_object_is_planned(pipeline_folder, monkeypatch):
     from modeseek.distillation.recommend import VIEW_RECIPES
 
-    run = ObjectRun(prompt="a red cube", prior=PriorChoice(name=str(pipeline_folder("sd1"))), recipe=VIEW_RECIPES["sds"], size=16)
-    found = plan(run)
+    monkeypatch.setattr("modeseek.sweeps.plan.object_results", lambda *_: 7.0)  # see the slow test
+    recipe = replace(VIEW_RECIPES["msd"], steps=12)
+    found = plan(ObjectRun(prompt="a red cube", prior=PriorChoice(name=str(pipeline_folder("sd1"))), recipe=recipe, size=16))
     assert found.batch == 4
+    assert found.seconds == pytest.approx(found.load_seconds + 12 * found.step_seconds + 7)
     assert "--views 2" in str(found)
+    assert "of the box is occupied" in str(found)
+
+
+@pytest.mark.slow
+def test_a_plan_is_what_then_happens(pipeline_folder, tmp_path):
+    """In processor time, which does not depend on other processes; memory is that of fresh processes, since this one holds the tests."""
+    script = """
+import sys, time
+from pathlib import Path
+from modeseek.distillation.recipes import get_recipe
+from modeseek.distillation.recommend import VIEW_RECIPES
+from modeseek.sweeps.plan import peak_memory, plan
+from modeseek.tasks.text_to_3d import ObjectRun, PriorChoice, distill_object
+import torch
+torch.set_num_threads(1)
+run = ObjectRun(prompt="a red cube", prior=PriorChoice(name=sys.argv[2]), recipe=get_recipe("sds", recipes=VIEW_RECIPES, steps=60))
+if sys.argv[1] == "plan":
+    found = plan(run, clock=time.process_time)
+    print(found.seconds - found.load_seconds, found.memory)
+else:
+    prior = run.prior.open()
+    begun = time.process_time()
+    for _ in distill_object(run, Path(sys.argv[3]), prior=prior):
+        pass
+    print(time.process_time() - begun, peak_memory(torch.device("cpu")))
+"""
+    found = {}
+    for kind in ("plan", "run"):
+        command = [sys.executable, "-c", script, kind, str(pipeline_folder("sd1")), str(tmp_path / "run")]
+        shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        found[kind] = [float(word) for word in shown.split()]
+    assert found["plan"][0] == pytest.approx(found["run"][0], rel=0.25)
+    assert found["plan"][1] == pytest.approx(found["run"][1], rel=0.15)
+
+
+def test_a_sweep_is_planned_by_its_unfinished_cells(pipeline_folder, tmp_path, capsys):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red cube\na blue sphere\n")
+    command = ["sweep", str(prompts), "--prior", str(pipeline_folder("sd1")), "--methods", "sds,msd", "--steps", "8", "--threads", "1"]
+    out = ["--out", str(tmp_path / "out")]
+    assert main(["plan", *command, "--seeds", "0-2", "--workers", "2", *out]) == 0
+    shown = capsys.readouterr().out
+    assert "for 12 cells on 2 workers" in shown
+    assert "per worker" in shown
+    assert not (tmp_path / "out").exists()
+    assert main([*command, *out]) == 0
+    assert main(["plan", *command, "--seeds", "0-1", *out]) == 0
+    assert "for 4 cells on one process" in capsys.readouterr().out
+    assert main(["plan", *command, *out]) == 1
+    assert "no cell is left to run" in capsys.readouterr().err

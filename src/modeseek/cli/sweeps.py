@@ -88,7 +88,7 @@ def sweep(command: SweepOptions) -> None:
     from modeseek.core.errors import CellsFailed
     from modeseek.sweeps.sweep import begin
 
-    chosen = _sweep(command)
+    chosen = sweep_of(command)
     cells = chosen.cells()
     begin(chosen, command.out)
     failed: CellsFailed | None = None
@@ -108,8 +108,12 @@ def sweep(command: SweepOptions) -> None:
         raise failed
 
 
-def _sweep(command: SweepOptions) -> Sweep:
-    """Return the sweep that the options describe."""
+def sweep_of(command: SweepOptions) -> Sweep:
+    """Return the sweep that the options describe.
+
+    Raises:
+        InvalidInput: a file without prompts, or an option that the file already states.
+    """
     from modeseek.core.errors import InvalidInput
     from modeseek.sweeps.reading import read_prompts, read_seeds, read_sweep
     from modeseek.sweeps.sweep import Sweep, methods_of
@@ -154,7 +158,7 @@ def _run(command: SweepOptions, cells: list[Any], stack: ExitStack) -> Iterator[
     if command.shard is not None:
         if command.executor != "local" or command.workers != 1:
             raise InvalidInput("--shard runs in this process: leave out --executor and --workers")
-        _set_threads(command.threads)
+        set_threads(command.threads)
         yield from run_shard(cells, command.out, read_shard(command.shard), **common)
         return
     gpus = command.gpus or float(command.device.startswith("cuda"))
@@ -165,13 +169,14 @@ def _run(command: SweepOptions, cells: list[Any], stack: ExitStack) -> Iterator[
         parameters = _parameters(command.slurm) | ({"gpus_per_node": int(gpus)} if gpus else {})
         executor = slurm_executor(command.out / "slurm", jobs=command.workers, **parameters)
     elif command.workers == 1:
-        _set_threads(command.threads)
+        set_threads(command.threads)
     if executor is not None:
         stack.enter_context(ending(executor))
     yield from run_cells(cells, command.out, workers=command.workers, threads=command.threads, executor=executor, **common)
 
 
-def _set_threads(threads: int | None) -> None:
+def set_threads(threads: int | None) -> None:
+    """Let torch use that many threads; None: as many as it chooses."""
     if threads is not None:
         import torch
 

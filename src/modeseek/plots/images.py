@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
@@ -68,6 +67,8 @@ def save_sheet(
     """
     columns = max(len(row) for row in rows)
     margin = 1.5 if rows_named else 0.1
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width * columns + margin, width * len(rows) + 0.35), layout="constrained")
     places = figure.subplots(len(rows), columns, squeeze=False)
     for line, row in zip(places, rows, strict=True):

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
 from torch import Tensor
 
 from modeseek.core.files import write_atomically
 from modeseek.densities import GaussianMixture
+
+if TYPE_CHECKING:  # matplotlib is imported where a figure is drawn: commands start half a second earlier
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 HALF_WIDTH = 1.5
 INK = "#20262e"
@@ -95,6 +97,8 @@ def save_grid(path: Path, rows: Sequence[Sequence[Panel]], *, labels: Sequence[s
         width: width of one panel in inches.
     """
     columns = max(len(row) for row in rows)
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width * columns + 0.3, (width + 0.25) * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), columns, squeeze=False)
     for line, row in zip(axes, rows, strict=True):
@@ -130,6 +134,9 @@ def save_curves(path: Path, panels: Sequence[tuple[str, str, str, Sequence[Curve
         log_y: logarithmic vertical axes.
     """
     shared = len(panels) > 1 and len({tuple(curve.label for curve in panel[3]) for panel in panels}) == 1
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
+
     figure = Figure(figsize=(4.2 * len(panels) + 2.4 * shared, 3.4), layout="constrained")
     for axes, (title, x_label, y_label, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for curve in curves:

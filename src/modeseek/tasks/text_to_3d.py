@@ -170,17 +170,15 @@ def distill_object(
             return
         prior = prior or replace(run.prior, device=ranks.device(run.prior.device)).open()
         nerf = volume_of(run, prior)
-        stride = max(1, run.recipe.steps // PREVIEWS)
+        shown = preview_steps(run.recipe.steps)
         curve = CurveLog(out, writes=ranks.is_main)
         lost: list[str] = []
         checkpoint, identity = out / "checkpoint.safetensors", digest(f"{weights} {plain_config(run)}")
         for step in steps_of(run, prior, nerf, checkpoint=checkpoint, identity=identity, ranks=ranks):
             curve.add(step)
-            if ranks.is_main and ((step.index + 1) % stride == 0 or step.index == 0):
-                preview = tiled(around(nerf, 4), 4)
-                save_image(out / "frames" / f"{step.index:06d}.png", preview)
-                save_image(out / "preview.png", preview)
-            if (step.index + 1) % stride == 0 and stride > 1:
+            if ranks.is_main and step.index in shown:
+                save_preview(out, step.index, nerf)
+            if step.index in shown - {0} and run.recipe.steps >= 2 * PREVIEWS:
                 wrong = degenerate(nerf.field)
                 lost = [*lost, wrong] if wrong else []
                 if len(lost) >= PATIENCE:
@@ -193,10 +191,23 @@ def distill_object(
         scale, views = scale_of(run.recipe, prior), nerf.settings.views.count
         decided = {"guidance": scale, "image_size": list(prior.image_size), "views": views, "size": list(nerf.size)}
         facts = described(run, "3d", **named, from_prior=decided) | {"guidance": scale}
-        ranks.on_main(lambda: _finish(out, run, weights, curve.lines, nerf, facts))
+        ranks.on_main(lambda: finish(out, run, weights, curve.lines, nerf, facts))
 
 
-def _finish(out: Path, run: ObjectRun, weights: str, lines: list[dict[str, float]], nerf: NeRF, facts: dict[str, Any]) -> None:
+def preview_steps(steps: int) -> set[int]:
+    """The steps of a run after which a preview is written: about 20, and the first."""
+    stride = max(1, steps // PREVIEWS)
+    return {0, *range(stride - 1, steps, stride)}
+
+
+def save_preview(out: Path, index: int, nerf: NeRF) -> None:
+    """Write the object from four sides, as the frame of a step and as the latest preview."""
+    preview = tiled(around(nerf, 4), 4)
+    save_image(out / "frames" / f"{index:06d}.png", preview)
+    save_image(out / "preview.png", preview)
+
+
+def finish(out: Path, run: ObjectRun, weights: str, lines: list[dict[str, float]], nerf: NeRF, facts: dict[str, Any]) -> None:
     """Write the results; run.json and the page last."""
     write_lines(out, lines)
     calls = lines[-1]["calls"] if lines else 0.0

@@ -169,22 +169,28 @@ def distill_images(run: ImageRun, out: Path, *, ranks: Ranks = ALONE, command: s
             identity=digest(f"{weights} {plain_config(run)}"),
             ranks=ranks,
         )
-        stride = max(1, run.recipe.steps // FRAMES)
+        shown = frame_steps(run.recipe.steps)
         curve = CurveLog(out, writes=ranks.is_main)
         last: Step | None = None
         for step in steps:
             curve.add(step)
-            if ranks.is_main and (step.index % stride == 0 or step.index + 1 == run.recipe.steps):
-                _save_frame(out, step.index, images_of(made, prior))
+            if ranks.is_main and step.index in shown:
+                save_frame(out, step.index, images_of(made, prior))
             last = step
             yield step
         scale, converged = scale_of(run.recipe, prior), bool(last.converged.all()) if last is not None else False
         facts = described(run, "image", **named, from_prior={"guidance": scale, "image_size": list(prior.image_size)})
         facts |= {"guidance": scale, "converged": converged}
-        ranks.on_main(lambda: _finish(out, run, weights, curve.lines, images_of(made, prior), facts))
+        ranks.on_main(lambda: finish(out, run, weights, curve.lines, images_of(made, prior), facts))
 
 
-def _save_frame(out: Path, index: int, images: Tensor) -> None:
+def frame_steps(steps: int) -> set[int]:
+    """The steps of a run after which a frame is written: about 24, and the last."""
+    return {*range(0, steps, max(1, steps // FRAMES)), steps - 1}
+
+
+def save_frame(out: Path, index: int, images: Tensor) -> None:
+    """Write the images next to each other as the frame of a step."""
     save_image(out / "frames" / f"{index:06d}.png", tiled(images, len(images)))
 
 
@@ -198,7 +204,7 @@ def _frames(out: Path, count: int) -> tuple[list[int], list[Tensor]]:
     return list(found), list(found.values())
 
 
-def _finish(out: Path, run: ImageRun, weights: str, lines: list[dict[str, float]], images: Tensor, facts: dict[str, Any]) -> None:
+def finish(out: Path, run: ImageRun, weights: str, lines: list[dict[str, float]], images: Tensor, facts: dict[str, Any]) -> None:
     """Write the results; run.json and the page last."""
     write_lines(out, lines)
     for seed, image in zip(run.seeds, images, strict=True):
