@@ -26,7 +26,7 @@ test: setup
 
 # Everything else: lint, types, slow tests, pages in a browser, documentation, benchmarks, examples, notebooks, the wheel.
 check: setup lint browser
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "(slow or browser) and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 2 --dist worksteal -m "(slow or browser) and not gpu"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir .venv/site
 	$(BIN)/python benchmarks/run.py --quick
 	for example in examples/*.py; do $(BIN)/python $$example || exit 1; done

@@ -5,7 +5,7 @@
     ray        a Ray cluster of two nodes, started on this machine
     shards     four array jobs, four processes on one folder
     kills      two local workers, one of them killed every `--every` seconds, ten times
-    slurm      submitit's local executor, which stands in for SLURM
+    slurm      submitit's local executor in place of SLURM
 
 Prints seconds, the speed-up of two workers over one, and the runner's own time per cell (leases, files, results) on cells that do nothing.
 """

@@ -34,10 +34,10 @@ class Mesh(torch.nn.Module):
         super().__init__()
         vertices, self.faces = ball()
         self.cameras, self.start = cameras, vertices
-        beside = torch.zeros(len(vertices), len(vertices))
+        adjacent = torch.zeros(len(vertices), len(vertices))
         for k in range(3):
-            beside[self.faces[:, k], self.faces[:, k - 1]] = beside[self.faces[:, k - 1], self.faces[:, k]] = 1.0
-        self.smooth = torch.linalg.inv(torch.eye(len(vertices)) + 3 * (torch.diag(beside.sum(1)) - beside))  # Nicolet et al. 2021
+            adjacent[self.faces[:, k], self.faces[:, k - 1]] = adjacent[self.faces[:, k - 1], self.faces[:, k]] = 1.0
+        self.smooth = torch.linalg.inv(torch.eye(len(vertices)) + 3 * (torch.diag(adjacent.sum(1)) - adjacent))  # Nicolet et al. 2021
         self.moved = torch.nn.Parameter(torch.zeros_like(vertices))
         self.colours = torch.nn.Parameter(torch.zeros_like(vertices))
 

@@ -1,4 +1,4 @@
-"""`modeseek app` in a real browser: a prompt gives an image, errors and a busy server say so, a run stops and resumes."""
+"""`modeseek app` in a real browser: prompts give images and objects, runs are compared, errors and a busy server say so, a run resumes."""
 
 import base64
 import io
@@ -12,16 +12,21 @@ import numpy as np
 import pytest
 from browser import open_page
 from PIL import Image
+from run_folders import image_run
 from test_pages_browser import pixels
 
-pytestmark = pytest.mark.browser
-WAIT = 90_000  # ms
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
+WAIT = 240_000  # ms, on a loaded machine
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory):
-    """The address of an app of its own."""
-    folder = tmp_path_factory.mktemp("app")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("app")
+
+
+@pytest.fixture(scope="module")
+def address(folder):
+    """The address of an app of its own, whose runs are in `folder`/runs."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HOME": str(folder)}
     process = subprocess.Popen(
         [sys.executable, "-m", "modeseek", "app", "--port", "0", "--out", str(folder / "runs")],
@@ -36,7 +41,7 @@ def address(tmp_path_factory):
     assert found, line + (process.stdout.read() if process.poll() is not None else "")
     yield found[1]
     process.send_signal(signal.SIGINT)
-    rest, _ = process.communicate(timeout=60)
+    rest, _ = process.communicate(timeout=120)
     assert process.returncode == 130, rest
 
 
@@ -121,6 +126,55 @@ def test_busy_stop_and_resume(address):
         page.get_by_role("button", name="Stop").first.click()
         page.wait_for_selector('[data-state="stopped"]', timeout=WAIT)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_an_object_appears(address, pipeline_folder):
+    with open_page(height=1300) as tab:
+        page = tab.page
+        page.goto(address)
+        page.get_by_role("tab", name="3-D").click()
+        form = page.get_by_role("tabpanel").filter(visible=True)
+        form.get_by_role("button", name="More settings").click()
+        form.get_by_label("Prompt", exact=True).fill("a red cube")
+        for label, value in {"Prior": str(pipeline_folder("sd1")), "Steps": "2", "Method": "sds"}.items():
+            form.get_by_label(label).first.fill(value)
+        form.get_by_label("Method").first.press("Enter")
+        form.get_by_role("button", name="Run", exact=True).click()
+        form.locator('[data-state="finished"] iframe').wait_for(timeout=WAIT)
+        inner = form.frame_locator("iframe.ms-page")
+        turntable = inner.locator(".film img").first
+        turntable.wait_for()
+        assert turntable.evaluate("e => e.decode().then(() => e.naturalWidth)") >= 16
+        command = inner.locator("#repeat pre").first.inner_text()
+        assert command.startswith("modeseek 3d 'a red cube'")
+        assert "--steps 2" in command
+        tab.screenshot("app-object")
+
+
+def test_runs_are_compared(address, folder):
+    for method in ("msd", "sds"):
+        image_run(folder / "runs" / "image" / f"made-{method}", method=method, seeds=(0,))
+    with open_page(height=1300) as tab:
+        page = tab.page
+        page.goto(address)
+        page.get_by_role("tab", name="Compare").click()
+        form = page.get_by_role("tabpanel").filter(visible=True)
+        form.get_by_role("button", name="Compare").click()
+        form.get_by_role("alert").filter(has_text="choose at least two").wait_for(timeout=WAIT)
+        form.get_by_role("button", name="Refresh the list").click()
+        for method in ("msd", "sds"):
+            form.get_by_label("Runs").first.fill(f"made-{method}")
+            page.get_by_role("option", name=f"image/made-{method}").click()
+        page.keyboard.press("Escape")  # the list of runs would cover the button
+        form.get_by_role("button", name="Compare").click()
+        inner = form.frame_locator("iframe.ms-page")
+        films = inner.locator(".film")
+        films.nth(1).wait_for(timeout=WAIT)
+        assert films.count() == 2
+        slider = inner.locator('.bar[data-group="frames"] input')
+        slider.evaluate("e => { e.value = 0.25; e.dispatchEvent(new Event('input', { bubbles: true })); }")
+        assert [films.nth(k).get_attribute("data-frame") for k in range(2)] == ["1", "1"]
+        tab.screenshot("app-compare")
 
 
 class open_page_beside:  # noqa: N801 - used like the function it resembles

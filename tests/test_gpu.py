@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,13 @@ SCRIPT = Path(__file__).parent.parent / "benchmarks" / "gpu.py"
 
 @pytest.fixture(scope="module")
 def gpu():
+    sys.path.insert(0, str(SCRIPT.parent))  # as when it is run as a script: it imports its neighbours
     spec = importlib.util.spec_from_file_location("gpu_benchmark", SCRIPT)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(SCRIPT.parent))
     return module
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 
 import pytest
 import torch
@@ -13,11 +14,19 @@ from modeseek.distillation.interface import resized
 from modeseek.distillation.recipes import METHOD_RECIPES, get_recipe
 from modeseek.distillation.recommend import VIEW_RECIPES
 from modeseek.priors.view_dependent import ViewDependentPrior
+from modeseek.tasks import text_to_3d
 from modeseek.tasks.text_to_3d import ObjectRun, distill_object, reopened, steps_of, volume_of
 from modeseek.tasks.text_to_image import PriorChoice
 
 pytestmark = pytest.mark.filterwarnings("ignore::modeseek.core.errors.PromptCut")
 SMALL = {"steps": 30, "refresh": 3, "sampler_steps": 2}
+
+
+@pytest.fixture(autouse=True)
+def small_results(monkeypatch):
+    """Turntables of 32 x 32 pixels and coarse meshes, which take most of a short run's time at their full size."""
+    monkeypatch.setattr(text_to_3d, "show", partial(text_to_3d.show, size=32))
+    monkeypatch.setattr(text_to_3d, "export_mesh", partial(text_to_3d.export_mesh, resolution=32, texture=64))
 
 
 def tiny_run(folder, **changes):

@@ -98,7 +98,7 @@ def _missing(module: str, name: str) -> type:
 
 # ---------------------------------------------------------------- tinycudann
 class Encoding(nn.Module):
-    """Sines of random directions, as many as the encoding asked for has outputs."""
+    """Sines of random directions, as many as the configured encoding has outputs."""
 
     def __init__(self, n_input_dims: int, config: Any, dtype: Any = None) -> None:
         super().__init__()
@@ -197,7 +197,7 @@ def _older_libraries() -> None:
     from diffusers import StableDiffusionPipeline
     from transformers.utils import import_utils
 
-    for name in dir(import_utils):  # what is installed is asked before empty modules stand in for what is not
+    for name in dir(import_utils):  # cache what is installed before empty modules replace what is not
         if name.startswith("is_") and name.endswith("_available"):
             with suppress(Exception):
                 getattr(import_utils, name)()

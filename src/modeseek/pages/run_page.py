@@ -81,8 +81,8 @@ def _images(run: Run) -> str:
 
 def _object(run: Run) -> str:
     turning = turntable_film(run, identity="turntable", group="turn")
-    beside = f"<div>{turning}{slider('turn', 'Angle', start=0.0, loop=True)}</div>" if turning else ""
-    parts = f'<div class="grid" style="--least:320px">{mesh_viewer(run, identity="mesh", camera="mesh")}{beside}</div>'
+    turntable = f"<div>{turning}{slider('turn', 'Angle', start=0.0, loop=True)}</div>" if turning else ""
+    parts = f'<div class="grid" style="--least:320px">{mesh_viewer(run, identity="mesh", camera="mesh")}{turntable}</div>'
     paths = [(path, name) for name in ("depth", "normals") if (path := run.file(f"{name}.png")) is not None]
     uris = embedded([path for path, _ in paths], budget=FIGURE_BYTES)
     stills = "".join(figure(uri, f"{name} from four sides") for uri, (_, name) in zip(uris, paths, strict=True))
