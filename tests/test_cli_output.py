@@ -10,7 +10,9 @@ import pytest
 
 from modeseek.cli import main
 from modeseek.cli.doctor import EXTRAS, examine
+from modeseek.cli.experiments import Run
 from modeseek.cli.progress import JsonProgress, progress_bar
+from modeseek.reproduction import EXPERIMENTS
 
 
 def command(*words, **environment):
@@ -151,3 +153,8 @@ def test_signals_after_the_end_do_not_change_the_status(number):
     process.send_signal(number)
     assert b"Traceback" not in process.communicate(timeout=60)[1]
     assert process.returncode == 1
+
+
+def test_the_help_names_every_experiment():
+    words = (Run.__doc__ or "").replace(".", " ").split()
+    assert [name for name in EXPERIMENTS if name not in words] == []

@@ -13,8 +13,11 @@ from modeseek.cli.progress import report_files
 
 @dataclass(frozen=True, kw_only=True)
 class Run(Model, Reported):
-    """Run experiments: table1 table2 table3 table4 table3d fig1 fig2 fig3 fig4 fig5 fig6 fig8 fig9 oracle calibration samplers levy
-    frontier search search4 prior zoo edit demo.
+    """Run experiments and write tables and figures.
+
+    From the paper: table1 table2 table3 table4 fig1 fig2 fig3 fig4 fig5 fig6 fig8 fig9. Further studies, in the plane: oracle zoo
+    calibration samplers levy frontier search. On images: prior lab drift repair edit search4. On objects: table3d compare3d. For a first
+    look: demo.
 
     Results are cached in OUT/cells, so an interrupted run resumes where it stopped. Tables and figures are written to
     OUT/NAME (OUT/NAME-quick with --quick, with -seedN for another seed).

@@ -229,4 +229,4 @@ def check_names(settings: dict[str, Any], known: Sequence[str], *, what: str) ->
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(known)}"
-            raise InvalidInput(f"{name!r} is no {what}{hint}")
+            raise InvalidInput(f"{name!r} is not a {what}{hint}")

@@ -36,7 +36,7 @@ def integrate(field: Tensor, *, spacing: float) -> Landscape:
         spacing: distance h between neighbouring grid points.
 
     Raises:
-        InvalidInput: the field is no finite (n, n, 2) array or n < 2.
+        InvalidInput: the field is not a finite (n, n, 2) array or n < 2.
 
     Example:
         >>> ticks = torch.linspace(-1, 1, 21)

@@ -39,7 +39,7 @@ def precision_recall(generated: Tensor, true: Tensor, *, k: int = 3) -> dict[str
         k: neighbours.
 
     Raises:
-        InvalidInput: a set is no (n, d) array of finite points or has no more than k of them.
+        InvalidInput: a set is not an (n, d) array of finite points or has no more than k of them.
 
     Example:
         >>> square = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])

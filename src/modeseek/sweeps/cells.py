@@ -96,7 +96,7 @@ def load(cell: AnyCell, out: Path) -> Result | None:
         return None
     row = read_object(path, "format", "row", "arrays")
     if row["format"] != FORMAT:
-        raise OutputError(f"{path} is no result of this version; move it away or choose another folder")
+        raise OutputError(f"{path} is not a result of this version; move it away or choose another folder")
     try:
         arrays = read_tensors(path.with_suffix(".safetensors"), kind=KIND, allow="any")[0] if row["arrays"] else {}
     except WeightsError as error:

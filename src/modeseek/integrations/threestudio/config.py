@@ -222,7 +222,7 @@ def scheduled(value: Any, epoch: int, step: int) -> float:
     """A number or threestudio's schedule of one, at a step.
 
     Raises:
-        InvalidInput: a list that is no schedule.
+        InvalidInput: a list that is not a schedule.
 
     Example:
         >>> [scheduled([0, 10.0, 1000.0, 5000], 0, step) for step in (0, 2500, 9000)]

@@ -48,7 +48,7 @@ class Guidance:
         """Load the model and build the recipe's gradient.
 
         Raises:
-            InvalidInput: see `recipe_of`; or a model that is no Stable Diffusion 1.x or 2.x.
+            InvalidInput: see `recipe_of`; or a model that is not Stable Diffusion 1.x or 2.x.
         """
         cfg = self.cfg
         recipe = recipe_of(cfg)
