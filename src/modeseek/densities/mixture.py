@@ -102,7 +102,11 @@ class GaussianMixture:
         return mean, between + torch.einsum("k,kij->ij", self.weights, self.covariances)
 
     def product(self, centre: Tensor, bandwidth: float) -> GaussianMixture:
-        r"""The product density $q(y) \propto p(y) N(y; c, \ell^2 I)$ as a mixture again; centre (d,)."""
+        r"""The product density $q(y) \propto p(y) N(y; c, \ell^2 I)$ as a mixture again; centre (d,).
+
+        Raises:
+            InvalidInput: a centre of another shape.
+        """
         if centre.shape != (self.dim,):
             raise InvalidInput(f"the centre of a product has shape ({self.dim},), got {tuple(centre.shape)}")
         centre = centre.double()
@@ -115,7 +119,11 @@ class GaussianMixture:
         return GaussianMixture((log_weights - log_weights.max()).exp(), means, covariances)
 
     def sample_product(self, centres: Tensor, bandwidth: float, *, rng: torch.Generator | None = None) -> Tensor:
-        r"""One exact draw of q(y | c) for each centre: (batch, d) -> (batch, d) in float64; the posterior of y given y + l n = c."""
+        r"""One exact draw of q(y | c) for each centre: (batch, d) -> (batch, d) in float64; the posterior of y given y + l n = c.
+
+        Raises:
+            InvalidInput: centres of another shape, or a bandwidth that is not positive.
+        """
         if centres.ndim != 2 or centres.shape[1] != self.dim or not bandwidth > 0:
             raise InvalidInput(f"centres must be (batch, {self.dim}) and the bandwidth positive, got {tuple(centres.shape)}, {bandwidth}")
         centres = centres.double()

@@ -110,6 +110,9 @@ def on_triangles(vertices: Tensor, faces: Tensor, count: int, *, rng: torch.Gene
     """Random points spread evenly over a mesh's area: vertices (v, 3), faces (f, 3) -> (count, 3).
 
     Barycentric weights of a point are (1 - sqrt u, sqrt u (1 - w), sqrt u w) for uniform u, w (Osada et al. 2002).
+
+    Raises:
+        InvalidInput: a mesh without area.
     """
     a, b, c = vertices[faces].unbind(1)
     area = torch.linalg.cross(b - a, c - a).norm(dim=1)

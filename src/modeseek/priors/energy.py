@@ -94,7 +94,11 @@ class EnergyNet(nn.Module):
         return (slope @ weights[0][:, : self.dim] - scaled) * scale
 
     def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        r"""The denoiser $x + \sigma^2 \nabla \log p$; while it is trained, it is differentiable with respect to the weights."""
+        r"""The denoiser $x + \sigma^2 \nabla \log p$; while it is trained, it is differentiable with respect to the weights.
+
+        Raises:
+            InvalidInput: x is not (batch, dim).
+        """
         if x.ndim != 2 or x.shape[1] != self.dim:
             raise InvalidInput(f"this network is defined on R^{self.dim}: x must be (batch, {self.dim}), got {tuple(x.shape)}")
         sigma = as_sigma(sigma, x)

@@ -82,7 +82,12 @@ class NetworkFamily:
         return nn.Module() if self.module is None else self.module
 
     def conditions(self, prompts: Prompts, **settings: Any) -> Conditions:
-        """The inputs for each prompt."""
+        """The inputs for each prompt.
+
+        Raises:
+            InvalidInput: further settings, an output of the condition function that does not have one row per prompt, or a prompt for an
+                unconditional network.
+        """
         if settings:
             raise InvalidInput(f"a NetworkPrior takes no {', '.join(settings)}: its condition function makes all inputs of the network")
         if self.condition is None:
@@ -101,7 +106,11 @@ class NetworkFamily:
         return self.conditions([negative or "" for negative in negatives] if isinstance(negatives, list) else negatives, **settings)
 
     def predict(self, z: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
-        """The network's output, its inputs cast to the dtype of its weights; times stay float32 next to half-precision weights."""
+        """The network's output, its inputs cast to the dtype of its weights; times stay float32 next to half-precision weights.
+
+        Raises:
+            InvalidInput: the network returns something other than a tensor shaped like its state.
+        """
         inputs = {name: value for name, value in conditions.items() if name != COUNT}
         weight = next(self.module.parameters(), None) if self.module is not None else None
         if weight is not None and weight.is_floating_point():
@@ -181,7 +190,11 @@ class NetworkPrior(PipelinePrior):
             object.__setattr__(self, name, value)
 
     def encode(self, image: Tensor, *, rng: torch.Generator | None = None) -> Tensor:
-        """(batch, image_channels, height, width) in [0, 1] -> x, differentiable. RGB images are averaged for a prior of one channel."""
+        """(batch, image_channels, height, width) in [0, 1] -> x, differentiable. RGB images are averaged for a prior of one channel.
+
+        Raises:
+            InvalidInput: an image of another shape.
+        """
         if image.ndim == 4 and image.shape[1] == 3 and self.image_channels == 1:
             image = image.mean(1, keepdim=True)
         shape = (self.image_channels, self.image_size[0], self.image_size[1])  # type: ignore[index]

@@ -42,7 +42,11 @@ class ShardedPrior:
     def denoiser(
         self, prompts: Sequence[str], *, guidance: float | None = None, negative: Any = None, interval: Interval = EVERYWHERE
     ) -> Denoiser:
-        """D of the prior, each item of x evaluated on one rank; Monte-Carlo samples are items too. One denoiser call."""
+        """D of the prior, each item of x evaluated on one rank; Monte-Carlo samples are items too. One denoiser call.
+
+        Raises:
+            InvalidInput: embeddings in place of texts, or another number of negative prompts than of prompts.
+        """
         if not isinstance(prompts, Sequence) or not (negative is None or isinstance(negative, str | Sequence)):
             raise InvalidInput("on several processes conditions are texts: give prompts in place of embeddings")
         negatives = (negative,) * len(prompts) if negative is None or isinstance(negative, str) else tuple(negative)

@@ -137,7 +137,11 @@ class IdealSolidsPrior:
         return ideal
 
     def encode(self, image: Tensor, *, rng: torch.Generator | None = None) -> Tensor:
-        """(batch, 3, 64, 64) in [0, 1] -> x = 2 image - 1, differentiable."""
+        """(batch, 3, 64, 64) in [0, 1] -> x = 2 image - 1, differentiable.
+
+        Raises:
+            InvalidInput: an image of another shape.
+        """
         del rng
         if image.shape[1:] != self.event:
             raise InvalidInput(f"this prior encodes images (batch, 3, {SIZE}, {SIZE}), got {tuple(image.shape)}")

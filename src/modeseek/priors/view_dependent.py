@@ -44,6 +44,9 @@ class ViewDependentPrior:
         """D of the current views; prompts are encoded once for each combination of views.
 
         With Perp-Neg a call costs five network passes per item instead of two.
+
+        Raises:
+            InvalidInput: neither one prompt nor one per view; raised when D is called.
         """
         known: dict[tuple[tuple[str, ...], float | None], Denoiser] = {}
 

@@ -60,6 +60,9 @@ class Scorer:
         """Whether the classifier agrees with each prompt, attribute by attribute: (n,) of 0, 1, or NaN where the prompt leaves it out.
 
         "all" is every attribute that the prompt names but the view.
+
+        Raises:
+            InvalidInput: another number of prompts than of images.
         """
         if len(images) != len(prompts):
             raise InvalidInput(f"give one prompt per image, got {len(images)} images and {len(prompts)} prompts")

@@ -97,6 +97,9 @@ def untrained_nerf(run: ObjectRun, image_size: tuple[int, int] | None) -> NeRF:
     Args:
         run: the run.
         image_size: (height, width) of its prior's images; None: those of the preset, which matter for rendering alone.
+
+    Raises:
+        InvalidInput: an unknown preset.
     """
     if run.preset not in ("cpu", "paper"):
         raise InvalidInput(f"preset {run.preset!r} is unknown: choose cpu or paper")
@@ -119,7 +122,11 @@ def untrained_nerf(run: ObjectRun, image_size: tuple[int, int] | None) -> NeRF:
 def steps_of(
     run: ObjectRun, prior: ImagePrior, nerf: NeRF, *, checkpoint: Path | None = None, identity: str | None = None, ranks: Ranks = ALONE
 ) -> Iterator[Step]:
-    """Return the iterator that optimises the NeRF of a run; `ranks` share the views of a step."""
+    """Return the iterator that optimises the NeRF of a run; `ranks` share the views of a step.
+
+    Raises:
+        InvalidInput: Perp-Neg for a model without classifier-free guidance.
+    """
     if run.perp_neg and getattr(getattr(prior, "family", None), "guidance", "classifier-free") != "classifier-free":
         raise InvalidInput("Perp-Neg needs a model with classifier-free guidance; this one has distilled guidance or none: drop perp_neg")
     nerf.ranks = ranks
@@ -260,6 +267,8 @@ def reopened(folder: Path) -> tuple[ObjectRun, NeRF]:
 
     Raises:
         OutputError: there is no run in the folder, or none with a checkpoint.
+        InvalidInput: the folder holds a run of another task.
+        WeightsError: its checkpoint does not fit the NeRF of this version.
     """
     path = folder / "run.json"
     if not path.exists():

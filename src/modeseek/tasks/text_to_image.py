@@ -71,7 +71,11 @@ class ImageRun:
 
 
 def canvas(kind: RepresentationName, prior: ImagePrior, seeds: Sequence[int]) -> nn.Module:
-    """The representation to optimise: a batch of one image, or latent, per seed."""
+    """The representation to optimise: a batch of one image, or latent, per seed.
+
+    Raises:
+        InvalidInput: an unknown representation.
+    """
     if kind == "latents":
         return Latents(seeds, event=prior.event, std=prior.data_std).to(prior.device)
     if kind not in ("mlp", "pixels"):

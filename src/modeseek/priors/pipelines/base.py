@@ -198,7 +198,11 @@ class PipelinePrior:
         return pair(denoiser=conditional, pair=doubled, scale=scale, interval=interval)
 
     def encode(self, image: Tensor, *, rng: torch.Generator | None = None) -> Tensor:
-        """(batch, 3 or 1, height, width) in [0, 1] -> x, differentiable; the posterior's mean, or a draw of it where `rng` is given."""
+        """(batch, 3 or 1, height, width) in [0, 1] -> x, differentiable; the posterior's mean, or a draw of it where `rng` is given.
+
+        Raises:
+            InvalidInput: an image of another size, or the autoencoder was replaced by one with another latent shape.
+        """
         if image.ndim == 4 and image.shape[1] == 1:  # a grey image is one of three equal channels
             image = image.expand(-1, 3, -1, -1)
         if image.shape[1:] != (3, *self.image_size):
@@ -234,7 +238,11 @@ class PipelinePrior:
         return LowRankAuxiliary(denoiser, lambda: self.family.network, targets=targets, rank=rank, seed=seed, device=self.device)
 
     def evaluate(self, x: Tensor, sigma: Tensor, conditions: Conditions) -> Tensor:
-        """D at x with one row of conditions per item: one network call."""
+        """D at x with one row of conditions per item: one network call.
+
+        Raises:
+            InvalidInput: x of another shape, or a scheduler of a kind that the network is not called with.
+        """
         self._check(x)
         levels = self.levels()
         if levels.kind not in self.family.kinds:

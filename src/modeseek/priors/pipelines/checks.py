@@ -54,7 +54,11 @@ def smallest(prior: PipelinePrior) -> PipelinePrior:
 
 
 def check_network(prior: PipelinePrior) -> None:
-    """D at two prompts, in one batch."""
+    """D at two prompts, in one batch.
+
+    Raises:
+        InvalidInput: an output of another shape, NaN or infinite values, or a prompt without an effect.
+    """
     kind = prior.family.guidance
     prompts = [""] * 2 if kind == "none" else list(getattr(prior.family, "examples", PROMPTS))
     x = torch.randn(1, *prior.event, generator=torch.Generator().manual_seed(0)).expand(2, -1, -1, -1).to(prior.device)
@@ -77,7 +81,11 @@ def check_network(prior: PipelinePrior) -> None:
 
 
 def check_codec(prior: PipelinePrior) -> None:
-    """One image to x and back."""
+    """One image to x and back.
+
+    Raises:
+        InvalidInput: a decoded image of another shape, or NaN or infinite values.
+    """
     if getattr(prior.pipeline, "vae", True) is None:
         return
     image = torch.linspace(0, 1, prior.image_size[1], device=prior.device).expand(1, 3, *prior.image_size)

@@ -43,7 +43,13 @@ def load_networks(folder: Path, index: dict[str, Any], *, dtype: torch.dtype, va
 
 
 def load_network(folder: Path, library: str, kind: str, *, dtype: torch.dtype, variant: str | None) -> nn.Module:
-    """One network."""
+    """One network.
+
+    Raises:
+        InvalidInput: its class is not of diffusers or transformers.
+        MissingPackage: its weights need a package that is not installed.
+        WeightsError: weights that are missing, incomplete or broken.
+    """
     import diffusers
     import transformers
 
@@ -109,7 +115,12 @@ def check_indices(folder: Path) -> None:
 
 
 def check_quantisation(folder: Path) -> None:
-    """Raise `MissingPackage` if the weights are quantised by a package that is not installed."""
+    """Check that the package that quantised the weights, if any, is installed.
+
+    Raises:
+        MissingPackage: it is not.
+        WeightsError: the configuration is not readable.
+    """
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         stated = config.get("quantization_config") or {}

@@ -99,7 +99,11 @@ def tiled(conditions: Conditions, count: int) -> Conditions:
 
 @contextmanager
 def memory_advice(what: str) -> Iterator[None]:
-    """Turn "out of memory" into an error that says what lowers the need."""
+    """Turn "out of memory" into an error that says what lowers the need.
+
+    Raises:
+        OutOfMemory: the block ran out of memory.
+    """
     try:
         yield
     except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU's allocator raises the plain kind

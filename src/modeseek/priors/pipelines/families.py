@@ -101,7 +101,11 @@ class Model:
 
 
 def side(size: int | tuple[int, int] | None, factor: int = 1) -> tuple[int, int] | None:
-    """A `sample_size` of a configuration, one number or two or none, times a factor."""
+    """A `sample_size` of a configuration, one number or two or none, times a factor.
+
+    Raises:
+        InvalidInput: a size that is not a positive whole number.
+    """
     if size is None:
         return None
     height, width = (size, size) if isinstance(size, int) else size if isinstance(size, list | tuple) and len(size) == 2 else (0, 0)

@@ -128,7 +128,11 @@ def read_scheduler(scheduler: Any, *, prediction: Prediction | None = None, tabl
 
 
 def discrete_levels(table: DiscreteLevels, prediction: Prediction) -> Levels:
-    """Levels of a network trained on z = a y + b n."""
+    """Levels of a network trained on z = a y + b n.
+
+    Raises:
+        InvalidInput: a flow, which has no table of alphas.
+    """
     if prediction == "flow":
         raise InvalidInput("a flow has no table of alphas: give prediction='flow' without levels")
     sigmas = table.sigmas
@@ -142,7 +146,11 @@ def flow_levels(steps: int = 1000) -> Levels:
 
 
 def edm_levels(data_std: float, sigmas: tuple[float, float], prediction: Prediction) -> Levels:
-    """Levels of an EDM-preconditioned network; with "v" its output has the opposite sign, as in diffusers."""
+    """Levels of an EDM-preconditioned network; with "v" its output has the opposite sign, as in diffusers.
+
+    Raises:
+        InvalidInput: a prediction other than "eps" and "v".
+    """
     if prediction not in ("eps", "v"):
         raise InvalidInput(f"an EDM scheduler's network predicts eps or v, not {prediction!r}")
     view = partial(_edm, data_std=float(data_std), sign=-1.0 if prediction == "v" else 1.0)

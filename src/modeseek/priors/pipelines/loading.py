@@ -160,7 +160,11 @@ def open_model(
 
 
 def assemble(folder: Path, index: dict[str, Any], networks: dict[str, nn.Module | None]) -> Any:
-    """diffusers' pipeline around networks that are already loaded: its tokenizers and its scheduler come from the folder."""
+    """diffusers' pipeline around networks that are already loaded: its tokenizers and its scheduler come from the folder.
+
+    Raises:
+        WeightsError: the folder lacks parts of the pipeline, or they do not fit.
+    """
     import diffusers
 
     parts: dict[str, Any] = networks | {name: None for name, entry in index.items() if entry == [None, None]}
@@ -176,7 +180,11 @@ def assemble(folder: Path, index: dict[str, Any], networks: dict[str, nn.Module 
 
 
 def cast_autoencoder(pipeline: Any, dtype: torch.dtype, vae_dtype: Dtype | None) -> None:
-    """Bring the autoencoder to its dtype."""
+    """Bring the autoencoder to its dtype.
+
+    Raises:
+        InvalidInput: a dtype for a pipeline without an autoencoder.
+    """
     vae = getattr(pipeline, "vae", None)
     if vae is None:
         if vae_dtype is not None:
@@ -187,7 +195,11 @@ def cast_autoencoder(pipeline: Any, dtype: torch.dtype, vae_dtype: Dtype | None)
 
 
 def checked_device(device: str | torch.device) -> torch.device:
-    """The torch device of a name, if this machine has it."""
+    """The torch device of a name, if this machine has it.
+
+    Raises:
+        InvalidInput: an unknown kind of device, or one that this machine does not have.
+    """
     try:
         found = torch.device(device)
     except RuntimeError as error:
@@ -206,7 +218,11 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def checked_dtype(dtype: str) -> torch.dtype:
-    """The torch dtype of a name."""
+    """The torch dtype of a name.
+
+    Raises:
+        InvalidInput: an unknown name.
+    """
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
     if dtype not in known:
         raise InvalidInput(f"dtype {dtype!r} is unknown: choose {', '.join(known)}")

@@ -100,7 +100,11 @@ class StableDiffusion(TextFamily):
         return {"tokens": embeds.tokens.to(self.device)}
 
     def inputs(self, z: Tensor, conditions: Conditions) -> dict[str, Any]:
-        """Keyword arguments of the UNet besides z and t."""
+        """Keyword arguments of the UNet besides z and t.
+
+        Raises:
+            InvalidInput: the IP-Adapters of the pipeline changed after the conditions were made.
+        """
         unet = self.pipeline.unet
         found: dict[str, Any] = {"encoder_hidden_states": conditions["tokens"].to(unet.dtype), "return_dict": False}
         dim = unet.config.time_cond_proj_dim

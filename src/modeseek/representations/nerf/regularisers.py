@@ -62,7 +62,11 @@ def _mean(values: Tensor, total: Total) -> Tensor:
 
 
 def orientation(rendering: Rendering, total: Total = _here) -> Tensor:
-    """Penalty on samples whose normals face away from the camera."""
+    """Penalty on samples whose normals face away from the camera.
+
+    Raises:
+        InvalidInput: a rendering without normals.
+    """
     if rendering.sample_normals is None:
         raise InvalidInput("orientation needs normals: render with normals=True")
     away = (rendering.sample_normals * rendering.directions[rendering.samples.ray]).sum(1).clamp_min(0)
