@@ -177,6 +177,7 @@ def main() -> None:
     parser.add_argument("--only", default="one,two,shards,ray,kills,slurm")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ.setdefault("RAY_worker_niceness", "0")  # 15 by default, which would compare Ray at a lower priority than the others
     options.out.mkdir(parents=True, exist_ok=True)
     prompts = [f"a {colour} {shape}" for shape in SHAPES for colour in COLOURS][: options.prompts]
     (options.out / "prompts.txt").write_text("\n".join(prompts) + "\n")

@@ -51,6 +51,22 @@ def test_an_interrupted_edit_resumes_to_the_same_pixels(pipeline_folder, picture
     assert (tmp_path / "whole" / "image-0.png").read_bytes() == (tmp_path / "cut" / "image-0.png").read_bytes()
 
 
+def test_an_edit_killed_before_its_results_ends_with_the_same_facts(pipeline_folder, picture, tmp_path, monkeypatch):
+    run = run_of(picture, pipeline_folder("sd1"))
+    list(edit_image(run, tmp_path / "whole"))
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("modeseek.tasks.editing.complete", killed)
+        with pytest.raises(KeyboardInterrupt):
+            list(edit_image(run, tmp_path / "cut"))
+    assert list(edit_image(run, tmp_path / "cut")) == []  # every step was done
+    whole, cut = (json.loads((tmp_path / name / "run.json").read_text()) for name in ("whole", "cut"))
+    assert whole["calls"] == cut["calls"] == 6
+
+
 def test_the_command_edits(pipeline_folder, picture, tmp_path, capsys):
     command = ["edit", str(picture), "--source", "a red cat", "--target", "a blue dog", "--prior", str(pipeline_folder("sd1"))]
     assert main([*command, "--steps", "2", "--out", str(tmp_path / "out")]) == 0

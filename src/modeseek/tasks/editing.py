@@ -238,19 +238,17 @@ def edit_image(run: EditRun, out: Path, *, command: str = "") -> Iterator[Step]:
         kept = {"seed": run.seed, "checkpoint": out / "checkpoint.safetensors", "identity": identity}
         edit = Edit(prior, source[None], [run.source], [run.prompt], run.recipe, **kept)  # type: ignore[arg-type]
         curve = CurveLog(out)
-        last: Step | None = None
         stride = max(1, run.recipe.steps // FRAMES)
         for step in edit:
             curve.add(step)
             if step.index % stride == 0 or step.index + 1 == run.recipe.steps:
                 save_image(out / "frames" / f"{step.index:06d}.png", edit.images[0].cpu())
-            last = step
             yield step
         edited = edit.images[0].cpu()
         save_image(out / "image-0.png", edited)
         save_sheet(out / "sheet.png", [torch.stack([source, edited])], columns_named=[run.source, run.prompt])
         scale = prior.default_guidance if run.recipe.guidance is None else run.recipe.guidance
-        done = {"guidance": scale, "calls": last.calls if last is not None else 0.0, "steps_done": run.recipe.steps, "converged": False}
+        done = {"guidance": scale, "calls": curve.lines[-1]["calls"], "steps_done": run.recipe.steps, "converged": False}
         complete(out, run, weights, facts | done)
 
 
