@@ -44,8 +44,10 @@ DRAWS = 19  # the smallest and the largest bound a central interval of 18/20
 RIVAL_LEVELS = 50
 VALIDATION_SEED = 9_000  # of the signals on which DPS and DiffPIR are tuned; tests use other ones
 
-DPS_STEPS = (0.1, 0.3, 1.0, 3.0)
-DIFFPIR_SETTINGS = tuple(itertools.product((0.3, 0.7), (0.3, 1.0, 3.0)))  # (zeta, lambda)
+GRIDS: dict[str, tuple[tuple[float, ...], ...]] = {
+    "DPS": ((0.01,), (0.03,), (0.1,), (0.3,), (1.0,)),  # step
+    "DiffPIR": tuple(itertools.product((0.3, 0.7), (0.3, 1.0, 3.0))),  # zeta, lambda
+}
 Rival = Callable[[Denoiser, Tensor, float, float, torch.Generator], Tensor]
 
 
@@ -113,17 +115,16 @@ def samplers(level: float, top: float, std: float) -> dict[str, ProductSampler]:
     }
 
 
-METHODS = ("exact draws", *samplers(1.0, 2.0, 1.0), "DPS", "DiffPIR")
+METHODS = ("exact draws", *samplers(1.0, 2.0, 1.0))
 
 
 @dataclass(frozen=True, kw_only=True)
 class LevyCell:
-    """One method on the noisy signals of one kind of increment."""
+    """One sampler of q, or exact draws, on the noisy signals of one kind of increment."""
 
     increments: str
     method: str
     items: int = 16
-    validation: int = 8
     seed: int = 0
 
     @property
@@ -135,35 +136,43 @@ class LevyCell:
         level, top = noise_level(signals), signals.increments.scale
         y, x = noisy(signals, self.items, level, self.seed)
         rng = torch.Generator().manual_seed(100 + self.seed)
-        counted, chosen = Counted(signals), ""
-        if self.method in ("DPS", "DiffPIR"):
-            rival, chosen = self._tuned(signals, level, top)
-            draws = repeated(x, lambda c: rival(counted, c, level, top, rng))
-        elif self.method == "exact draws":
-            draws = repeated(x, lambda c: signals.sample_product(c, level, rng=rng))
-        else:
-            std = float(signals.sample(10_000, rng=torch.Generator().manual_seed(1)).std())
-            sampler = samplers(level, top, std)[self.method]
-            draws = repeated(
-                x, lambda c: sampler(counted, c, c.new_full((len(c),), level), torch.randn(c.shape, dtype=c.dtype, generator=rng))
-            )
+        counted = Counted(signals)
+        draws, settings = self._draws(signals, counted, x.repeat(DRAWS, 1), level, top, rng)
         row = {"density": f"{self.increments} increments", "denoiser": "exact", "guidance": "none", "method": self.method}
-        row |= {"row": chosen, "sampler": f"l = {level:.3f}", "loop": f"{self.items} signals, {DRAWS} draws each"}
-        return Result(row | {"metrics": scores(signals, y, x, draws, level), "calls": float(counted.calls)})
+        row |= {"row": settings, "sampler": f"l = {level:.3f}", "loop": f"{self.items} signals, {DRAWS} draws each"}
+        return Result(row | {"metrics": scores(signals, y, x, draws.reshape(DRAWS, *x.shape), level), "calls": float(counted.calls)})
 
-    def _tuned(self, signals: LevySignals, level: float, top: float) -> tuple[Rival, str]:
-        """The rival whose mean of 9 draws has the smallest squared error on validation signals, and its settings in words."""
+    def _draws(
+        self, signals: LevySignals, denoiser: Denoiser, centres: Tensor, level: float, top: float, rng: torch.Generator
+    ) -> tuple[Tensor, str]:
+        """One draw at each centre, and settings to show."""
+        if self.method == "exact draws":
+            return signals.sample_product(centres, level, rng=rng), ""
+        std = float(signals.sample(10_000, rng=torch.Generator().manual_seed(1)).std())
+        noise = torch.randn(centres.shape, dtype=centres.dtype, generator=rng)
+        return samplers(level, top, std)[self.method](denoiser, centres, centres.new_full((len(centres),), level), noise), ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RivalCell(LevyCell):
+    """DPS or DiffPIR with the settings of `grid` whose mean of 9 draws has the smallest squared error on validation signals."""
+
+    grid: tuple[tuple[float, ...], ...]
+    validation: int = 8
+
+    def _draws(
+        self, signals: LevySignals, denoiser: Denoiser, centres: Tensor, level: float, top: float, rng: torch.Generator
+    ) -> tuple[Tensor, str]:
+        build = dps if self.method == "DPS" else diffpir
         y, x = noisy(signals, self.validation, level, VALIDATION_SEED)
-        grid: dict[str, Rival] = {f"step {step:g}": dps(step) for step in DPS_STEPS}
-        if self.method == "DiffPIR":
-            grid = {f"zeta {zeta:g}, lambda {weight:g}": diffpir(zeta, weight) for zeta, weight in DIFFPIR_SETTINGS}
-        errors = {}
-        for name, rival in grid.items():
-            rng = torch.Generator().manual_seed(7)
-            draws = rival(signals, x.repeat(9, 1), level, top, rng).reshape(9, *x.shape)
-            errors[name] = float(((draws.mean(0) - y) ** 2).mean().nan_to_num(nan=math.inf))
-        best = min(errors, key=lambda name: errors[name])
-        return grid[best], best
+        errors = []
+        for settings in self.grid:
+            found = build(*settings)(signals, x.repeat(9, 1), level, top, torch.Generator().manual_seed(7)).reshape(9, *x.shape)
+            errors.append(float(((found.mean(0) - y) ** 2).mean().nan_to_num(nan=math.inf)))
+        best = self.grid[errors.index(min(errors))]
+        names = ("step",) if self.method == "DPS" else ("zeta", "lambda")
+        words = ", ".join(f"{name} {value:g}" for name, value in zip(names, best, strict=True))
+        return build(*best)(denoiser, centres, level, top, rng), words
 
 
 def noisy(signals: LevySignals, count: int, level: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -171,11 +180,6 @@ def noisy(signals: LevySignals, count: int, level: float, seed: int) -> tuple[Te
     rng = torch.Generator().manual_seed(10 + seed)
     y = signals.sample(count, rng=rng)
     return y, y + level * torch.randn(y.shape, dtype=y.dtype, generator=rng)
-
-
-def repeated(x: Tensor, draw: Callable[[Tensor], Tensor]) -> Tensor:
-    """Draws for each item: (DRAWS, n, L)."""
-    return draw(x.repeat(DRAWS, 1)).reshape(DRAWS, *x.shape)
 
 
 def scores(signals: LevySignals, y: Tensor, x: Tensor, draws: Tensor, level: float) -> dict[str, float]:
@@ -197,10 +201,16 @@ def scores(signals: LevySignals, y: Tensor, x: Tensor, draws: Tensor, level: flo
 
 
 def cells(settings: Settings) -> list[Cell]:
-    size = {"items": 3, "validation": 2} if settings.quick else {}
-    return [
-        LevyCell(increments=name, method=method, seed=seed, **size) for seed in settings.all_seeds for name in SIGNALS for method in METHODS
-    ]
+    items, validation = (3, 2) if settings.quick else (16, 8)
+    found: list[Cell] = []
+    for seed in settings.all_seeds:
+        for name in SIGNALS:
+            found += [LevyCell(increments=name, method=method, items=items, seed=seed) for method in METHODS]
+            found += [
+                RivalCell(increments=name, method=method, items=items, validation=validation, grid=grid, seed=seed)
+                for method, grid in GRIDS.items()
+            ]
+    return found
 
 
 def finish(folder: Path, settings: Settings, cells: Sequence[Cell], results: Sequence[Result]) -> None:
