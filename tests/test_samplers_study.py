@@ -1,12 +1,15 @@
 """The comparison of the samplers: its closed forms, and that it tells right samplers from wrong ones."""
 
+import json
+
 import pytest
 import torch
 from torch.testing import assert_close
 
+from modeseek.cli import main
 from modeseek.core.denoiser import Counted
 from modeseek.densities import anisotropic_mixture
-from modeseek.reproduction.studies.samplers import SAMPLERS, SamplerCell, Truth, balanced_point, mixture_truth, scores
+from modeseek.reproduction.studies.samplers import LEARNED, MIXTURES, SAMPLERS, SamplerCell, Truth, balanced_point, mixture_truth, scores
 
 
 def test_closed_forms_of_the_product_at_many_centres_equal_those_of_one_product():
@@ -84,3 +87,15 @@ def test_learned_networks_are_compared_with_their_own_fine_reverse_process():
     assert right["spread"] == pytest.approx(1, abs=0.35)
     assert wrong["spread"] < 0.01
     assert "shares" not in right
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_commands_write_their_tables(tmp_path):
+    assert main(["run", "samplers", "levy", "--quick", "--out", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "samplers-quick" / "results.json").read_text())
+    assert {row["density"] for row in found["rows"]} == {*MIXTURES, *LEARNED}
+    assert (tmp_path / "samplers-quick" / "samplers.png").is_file()
+    found = json.loads((tmp_path / "levy-quick" / "results.json").read_text())
+    assert {row["method"] for row in found["rows"]} > {"exact draws", "DPS", "DiffPIR"}
+    assert len(found["rows"]) == 27

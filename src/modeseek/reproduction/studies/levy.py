@@ -201,13 +201,20 @@ def scores(signals: LevySignals, y: Tensor, x: Tensor, draws: Tensor, level: flo
 
 
 def cells(settings: Settings) -> list[Cell]:
-    items, validation = (3, 2) if settings.quick else (16, 8)
+    items, validation = (2, 1) if settings.quick else (16, 8)
     found: list[Cell] = []
     for seed in settings.all_seeds:
         for name in SIGNALS:
             found += [LevyCell(increments=name, method=method, items=items, seed=seed) for method in METHODS]
             found += [
-                RivalCell(increments=name, method=method, items=items, validation=validation, grid=grid, seed=seed)
+                RivalCell(
+                    increments=name,
+                    method=method,
+                    items=items,
+                    validation=validation,
+                    grid=grid[:2] if settings.quick else grid,
+                    seed=seed,
+                )
                 for method, grid in GRIDS.items()
             ]
     return found

@@ -188,11 +188,11 @@ def cells(settings: Settings) -> list[Cell]:
             points, draws = (4, 200) if large > 100 else (8, 500)
             if settings.quick:
                 points, draws = 2, (16 if large > 100 else 100)
-            for width in WIDTHS:
+            for width in WIDTHS[-1:] if settings.quick else WIDTHS:
                 size: dict[str, Any] = {"density": density, "width": width, "points": points, "draws": draws, "seed": seed}
                 if density in MIXTURES:
                     found.append(SamplerCell(sampler="exact draws", calls=0, **size))
-                budgets = BUDGETS if (density, width) == SHOWN else (CALLS,)
+                budgets = (BUDGETS[:2] if settings.quick else BUDGETS) if (density, width) == SHOWN else (CALLS,)
                 found += [SamplerCell(sampler=name, calls=calls, **size) for calls in budgets for name in SAMPLERS]
     return found
 
