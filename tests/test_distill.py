@@ -118,17 +118,17 @@ def test_a_held_target_stays_while_x_moves(gaussian):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_image_space_regresses_the_decoded_target(mixture, name):
-    """No way back through the encoder, which is asked once an estimate, like the decoder; the gradient is image - decode(target)."""
-    asked = {"encode": 0, "decode": 0}
+    """No way back through the encoder, which is called once per estimate, like the decoder; the gradient is image - decode(target)."""
+    queried = {"encode": 0, "decode": 0}
 
     def encode(image):
         assert not torch.is_grad_enabled()
-        asked["encode"] += 1
+        queried["encode"] += 1
         return to_latent(image)
 
     def decode(x):
         assert not torch.is_grad_enabled()
-        asked["decode"] += 1
+        queried["decode"] += 1
         return to_image(x)
 
     points = Points(start())
@@ -142,7 +142,7 @@ def test_image_space_regresses_the_decoded_target(mixture, name):
         assert_close(step.estimate.gradient, x - to_image(latent_target))
         x = x - 0.5 * (x - to_image(latent_target))
     assert_close(points().detach(), x)
-    assert asked == {"encode": 2 if name == "VSD" else 1, "decode": 1}  # VSD learns from what is rendered after the update
+    assert queried == {"encode": 2 if name == "VSD" else 1, "decode": 1}  # VSD learns from what is rendered after the update
 
 
 def test_latent_space_never_decodes(gaussian):
@@ -204,7 +204,7 @@ def test_cosine_schedule_falls_to_nothing(gaussian):
     assert learning_rates == pytest.approx([0.1 * (1 + math.cos(math.pi * i / 8)) for i in range(8)])
 
 
-def test_vsd_learns_from_the_moved_renders_where_the_network_was_asked(mixture):
+def test_vsd_learns_from_the_moved_renders_where_the_network_was_evaluated(mixture):
     """After each estimate with what is rendered then: within a step the same x, after its last pass the updated one."""
     learned = []
 
@@ -290,12 +290,12 @@ def test_a_failing_pass_takes_back_the_earlier_ones(mixture, tmp_path):
     """The second pass of step 1 fails: held targets, calls, rng and what VSD learned in its first pass are those of before the step."""
 
     class Failing(VSD):
-        asked = 0
+        queried = 0
 
         def __call__(self, x, *, progress, rng):
             estimate = super().__call__(x, progress=progress, rng=rng)
-            type(self).asked += 1
-            if type(self).asked == 4:
+            type(self).queried += 1
+            if type(self).queried == 4:
                 return Estimate(estimate.gradient * float("nan"), estimate.target, estimate.info)
             return estimate
 

@@ -97,27 +97,27 @@ def enriched(nerf):
 
 
 class Recording:
-    """A prior that keeps what it was asked for; D(x) is x + sigma."""
+    """A prior that records its calls; D(x) is x + sigma."""
 
     def __init__(self):
-        self.asked = []
+        self.queried = []
 
     def denoiser(self, prompts, **settings):
         def record(x, sigma):
-            self.asked.append([list(prompts), x.flatten().tolist()])
+            self.queried.append([list(prompts), x.flatten().tolist()])
             return x + (sigma if sigma.ndim == 0 else sigma[:, None])
 
         return record
 
 
-def asked(ranks):
+def queried(ranks):
     """What this rank asks a prior for, of two samples of three prompts, and of one item; the answers must be whole."""
     prior = Recording()
     x = torch.arange(6.0)[:, None]
     whole = ShardedPrior(prior=prior, ranks=ranks).denoiser(["a", "b", "c"])(x, torch.arange(6.0))
     assert torch.equal(whole, 2 * x)
     assert torch.equal(ShardedPrior(prior=prior, ranks=ranks).denoiser(["a"])(x[3:4], torch.tensor(1.0)), x[4:5])
-    return prior.asked
+    return prior.queried
 
 
 def raised(work):
@@ -138,7 +138,7 @@ def paired_process(rank, folder, out, ports):
         for case in CASES:
             torch.save(found(case, prior, out / f"{case}.safetensors", ranks), out / f"{case}-{rank}.pt")
 
-        errors["asked"] = asked(ranks)
+        errors["queried"] = queried(ranks)
 
         def refuse():
             raise InvalidInput("only the first rank looked")
@@ -192,8 +192,8 @@ def test_errors_are_everybodys(paired):
     assert "did not respond within 1 s" in first["frozen"][1]
 
 
-def test_each_asks_for_its_share(paired):
-    first, second = (json.loads((paired / f"errors-{rank}.json").read_text())["asked"] for rank in (0, 1))
+def test_each_evaluates_its_shard(paired):
+    first, second = (json.loads((paired / f"errors-{rank}.json").read_text())["queried"] for rank in (0, 1))
     assert first == [[["a", "b", "c"], [0, 1, 2]], [["a"], [3]]]
     assert second == [[["a", "b", "c"], [3, 4, 5]], [["a"], [3]]]  # the last for nothing: there is one item
 

@@ -18,7 +18,7 @@ from modeseek.tasks.prior_choice import PriorChoice
 
 
 @pytest.fixture
-def picture(tmp_path):
+def source_image(tmp_path):
     path = tmp_path / "source.png"
     save_image(path, torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0)))
     return path
@@ -30,19 +30,19 @@ def run_of(path, folder, method="dds", **changes):
 
 
 @pytest.mark.parametrize("method", list(EDIT_RECIPES))
-def test_an_edit_leaves_its_files_and_is_done_once(pipeline_folder, picture, tmp_path, method):
-    run = run_of(picture, pipeline_folder("sd1"), method)
+def test_an_edit_leaves_its_files_and_is_done_once(pipeline_folder, source_image, tmp_path, method):
+    run = run_of(source_image, pipeline_folder("sd1"), method)
     steps = list(edit_image(run, tmp_path / "out"))
     assert steps[-1].calls == 6  # two prompts a step
     assert {"run.json", "source.png", "image-0.png", "sheet.png", "curves.jsonl", "index.html"} <= set(os.listdir(tmp_path / "out"))
     assert json.loads((tmp_path / "out" / "run.json").read_text())["finished"]
     assert list(edit_image(run, tmp_path / "out")) == []
     with pytest.raises(OutputError, match="holds another run"):
-        list(edit_image(run_of(picture, pipeline_folder("sd1"), method, lr=0.7), tmp_path / "out"))
+        list(edit_image(run_of(source_image, pipeline_folder("sd1"), method, lr=0.7), tmp_path / "out"))
 
 
-def test_an_interrupted_edit_resumes_to_the_same_pixels(pipeline_folder, picture, tmp_path):
-    run = run_of(picture, pipeline_folder("sd1"))
+def test_an_interrupted_edit_resumes_to_the_same_pixels(pipeline_folder, source_image, tmp_path):
+    run = run_of(source_image, pipeline_folder("sd1"))
     list(edit_image(run, tmp_path / "whole"))
     steps = edit_image(run, tmp_path / "cut")
     next(steps)
@@ -51,8 +51,8 @@ def test_an_interrupted_edit_resumes_to_the_same_pixels(pipeline_folder, picture
     assert (tmp_path / "whole" / "image-0.png").read_bytes() == (tmp_path / "cut" / "image-0.png").read_bytes()
 
 
-def test_an_edit_killed_before_its_results_ends_with_the_same_facts(pipeline_folder, picture, tmp_path, monkeypatch):
-    run = run_of(picture, pipeline_folder("sd1"))
+def test_an_edit_killed_before_its_results_ends_with_the_same_facts(pipeline_folder, source_image, tmp_path, monkeypatch):
+    run = run_of(source_image, pipeline_folder("sd1"))
     list(edit_image(run, tmp_path / "whole"))
 
     def killed(*_):
@@ -67,8 +67,8 @@ def test_an_edit_killed_before_its_results_ends_with_the_same_facts(pipeline_fol
     assert whole["calls"] == cut["calls"] == 6
 
 
-def test_the_command_edits(pipeline_folder, picture, tmp_path, capsys):
-    command = ["edit", str(picture), "--source", "a red cat", "--target", "a blue dog", "--prior", str(pipeline_folder("sd1"))]
+def test_the_command_edits(pipeline_folder, source_image, tmp_path, capsys):
+    command = ["edit", str(source_image), "--source", "a red cat", "--target", "a blue dog", "--prior", str(pipeline_folder("sd1"))]
     assert main([*command, "--steps", "2", "--out", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out" / "image-0.png").exists()
     assert main([*command, "--method", "other"]) == 1

@@ -206,7 +206,7 @@ def test_vsd_auxiliary_learns_the_renders():
     assert vsd.auxiliary is auxiliary
 
 
-def test_sdi_inverts_to_the_level_it_asks_at(gaussian, x):
+def test_sdi_inverts_to_the_level_of_its_evaluation(gaussian, x):
     """For one Gaussian the inversion is known: the target is D at the flow's state."""
     sdi = SDI(denoiser=gaussian, start=1.0, end=0.9, steps=3000, lowest=0.01)
     target = sdi(x, progress=0.0, rng=seeded()).target
@@ -251,7 +251,7 @@ def test_msd_vanishes_at_the_modes_and_ascends_elsewhere(mixture, x):
     assert bool((climbed > 0).all())
 
 
-def test_one_draw_iteration_has_the_stationary_law_p_times_smoothed_p():
+def test_one_draw_iteration_has_the_stationary_density_p_times_smoothed_p():
     """x <- y, y ~ q(.|x), leaves p(x) p_l(x) invariant: for N(0, s^2) a Gaussian of precision 1/s^2 + 1/(s^2 + l^2)."""
     std, bandwidth, count = 1.0, 0.5, 40_000
 
@@ -428,7 +428,7 @@ def test_points_are_copied():
     assert_close(start, torch.zeros(2, 2))
 
 
-def test_timestep_law_is_uniform_over_stable_diffusions_levels(rng):
+def test_timestep_distribution_is_uniform_over_stable_diffusions_levels(rng):
     """t ~ U{20..980}: the mean and the ends of the drawn timesteps are the discrete uniform distribution's."""
     table = stable_diffusion_levels()
     ends = table.sigmas[[20, 980]]

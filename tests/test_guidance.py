@@ -45,17 +45,17 @@ def test_bad_interval():
 
 def test_a_pair_evaluated_at_once_is_two_denoisers(mixture, gaussian, x):
     sigma = torch.tensor([0.1, 0.5, 2.0, 0.1, 0.5, 2.0, 0.5], dtype=torch.float64)
-    asked = []
+    queried = []
 
     def both(x, sigma):
-        asked.append(len(x))
+        queried.append(len(x))
         return mixture(x, sigma), gaussian(x, sigma)
 
     pair = GuidedPair(denoiser=mixture, pair=both, scale=4.0, interval=(0.3, 1.0))
     two = Guided(denoiser=mixture, weaker=gaussian, scale=4.0, interval=(0.3, 1.0))
     assert_close(pair(x, sigma), two(x, sigma), rtol=0, atol=0)
     assert_close(pair(x, torch.tensor(2.0)), mixture(x, torch.tensor(2.0)), rtol=0, atol=0)
-    assert asked == [7]
+    assert queried == [7]
 
 
 def test_perp_neg_without_weights_is_guidance(mixture, gaussian, x, sigma):

@@ -68,14 +68,14 @@ def test_renders_of_any_size(prior):
 
 
 def test_views_follow_the_cameras(solids):
-    asked = []
+    queried = []
 
     def names():
-        asked.append(None)
+        queried.append(None)
         return ["front", "side"]
 
     step = final(modeseek.distill(Flat(), solids, "a red sphere", views=names, **FEW))
-    assert asked
+    assert queried
     assert step.index == 2
 
 

@@ -21,7 +21,7 @@ from modeseek.metrics import (
 from modeseek.reproduction.image_scores import frechet_scores
 
 
-def test_unbiased_mmd_of_one_law_has_mean_zero(mixture, rng):
+def test_unbiased_mmd_of_one_distribution_has_mean_zero(mixture, rng):
     values = torch.tensor([mmd(mixture.sample(200, rng=rng), mixture.sample(200, rng=rng)) for _ in range(200)])
     assert abs(float(values.mean())) < 4 * float(values.std()) / 200**0.5
     assert float(values.min()) < 0 < float(values.max())

@@ -87,7 +87,7 @@ def test_contract(prior, family, record_property):
 
 @pytest.mark.parametrize("family", EVERY)
 def test_a_level_an_item_and_copies_of_the_batch(prior, family):
-    """Each item is asked at its own level with its own prompt; copies of the batch follow one another."""
+    """Each item is evaluated at its own level with its own prompt; copies of the batch follow one another."""
     found = prior(family)
     denoiser, one_prompt = denoiser_for(found, family), []
     x, sigma = noise(4, *found.event), torch.tensor([0.3, 2.0, 5.0, 0.7])

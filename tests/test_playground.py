@@ -131,7 +131,7 @@ def test_a_newcomer_finds_the_three_answers(site):
         opened(tab, site.as_uri())
         tab.page.get_by_role("button", name="Where does SDS lead?").click()
         finished(tab, 150)
-        tab.page.wait_for_function("panels.every((panel) => panel.loss && !panel.asking)")
+        tab.page.wait_for_function("panels.every((panel) => panel.loss && !panel.pending)")
         assert number(tab, "outliers", 0) > 80  # SDS: between the arms
         assert number(tab, "outliers", 1) < 20
         assert tab.page.evaluate(
@@ -164,7 +164,7 @@ def test_phone_dark_and_reduced_motion(site):
         assert tab.page.evaluate(unnamed) == 0
         tab.page.get_by_role("button", name="Where do MSD's points go?").tap()
         tab.page.wait_for_function("panels.length === 3")
-        assert tab.page.evaluate("playing") is False  # nothing moves unasked
+        assert tab.page.evaluate("playing") is False  # nothing moves by itself
         tab.screenshot("playground-phone")
 
 

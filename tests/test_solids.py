@@ -248,7 +248,7 @@ def test_a_stage_resumes_to_the_same_weights(tmp_path):
 def test_the_unets_loss_vanishes_at_the_exact_prediction(rng):
     """Where all latents are 0, z = b n and v = a n = (a/b) z; a tenth of the captions is the empty one."""
     a, b = (part.sqrt().float() for part in (scheduler().alphas_cumprod.double(), 1 - scheduler().alphas_cumprod.double()))
-    asked = []
+    queried = []
 
     class Exact(torch.nn.Module):
         def __init__(self):
@@ -256,7 +256,7 @@ def test_the_unets_loss_vanishes_at_the_exact_prediction(rng):
             self.off = torch.nn.Parameter(torch.zeros(()))
 
         def forward(self, z, t, ids):
-            asked.append(ids)
+            queried.append(ids)
             return (a / b)[t, None, None, None] * z + self.off
 
     ids = torch.tensor([[5, 6], [5, 7], [0, 1]], dtype=torch.short)  # two captions, and the empty one
@@ -266,7 +266,7 @@ def test_the_unets_loss_vanishes_at_the_exact_prediction(rng):
     assert float(loss(network, rng, 1).detach()) == pytest.approx(0.25, rel=1e-3)
     for seed in range(48):
         loss(network, rng, seed)
-    empty = (torch.cat(asked) == ids[-1].long()).all(1).float()
+    empty = (torch.cat(queried) == ids[-1].long()).all(1).float()
     assert abs(float(empty.mean()) - 0.1) < 4 * (0.1 * 0.9 / len(empty)) ** 0.5
 
 

@@ -206,11 +206,11 @@ def test_what_is_wrong_lowers_its_score():
     assert (turned["front"], turned["back"]) == (1.0, 0.0)
     assert shape_scores(TrueNeRF("a red sphere"), ("car",), points=2000)["F-score"] < 0.6
 
-    class Fog(TrueNeRF):
+    class DiffuseDensity(TrueNeRF):
         def density(self, points, /):
             return points.new_full((len(points),), 0.01)
 
-    assert shape_scores(Fog(prompt), ("car",)) == {"F-score": 0.0, "mesh": 0.0}
+    assert shape_scores(DiffuseDensity(prompt), ("car",)) == {"F-score": 0.0, "mesh": 0.0}
 
 
 def test_a_named_background_must_be_learned():
@@ -283,7 +283,7 @@ def test_experiments_run_on_any_prior(pipeline_folder, tmp_path, capsys):
     assert len(EXPERIMENTS["table3d"].cells(Settings(quick=True, prior=choice))) == len(rows)
 
 
-def test_law_of_drawn_cameras_meets_the_truth():
+def test_drawn_cameras_have_their_distribution():
     """The cameras that fits and distillations are drawn from are cameras the truth is known from."""
     cameras = draw(Ranges.solids_views(), 5, rng=torch.Generator().manual_seed(0))
     weights = true_weights(parse("a red cube")[0], cameras, size=8)

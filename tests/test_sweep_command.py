@@ -169,11 +169,11 @@ def small_sweep(folder):
 def test_submitit_runs_cells(pipeline_folder, tmp_path):
     """submitit's local executor stands in for SLURM."""
     pytest.importorskip("submitit")
-    asked = small_sweep(pipeline_folder("sd1"))
-    begin(asked, tmp_path)
+    small = small_sweep(pipeline_folder("sd1"))
+    begin(small, tmp_path)
     executor = slurm_executor(tmp_path / "slurm", jobs=2, cluster="local", timeout_min=5)
-    assert len(list(run_cells(asked.cells(), tmp_path, executor=executor))) == 2
-    assert len(list(rows_of(asked.cells(), tmp_path))) == 2
+    assert len(list(run_cells(small.cells(), tmp_path, executor=executor))) == 2
+    assert len(list(rows_of(small.cells(), tmp_path))) == 2
 
 
 @pytest.mark.slow
@@ -182,9 +182,9 @@ def test_ray_runs_cells(pipeline_folder, tmp_path):
     pytest.importorskip("ray")
     from modeseek.sweeps.executors import ending, ray_executor
 
-    asked = small_sweep(pipeline_folder("sd1"))
+    small = small_sweep(pipeline_folder("sd1"))
     with ending(ray_executor(None, cpus=1)) as executor:
-        assert len(list(run_cells(asked.cells(), tmp_path, executor=executor))) == 2
+        assert len(list(run_cells(small.cells(), tmp_path, executor=executor))) == 2
 
 
 # ---------------------------------------------------------------- plan

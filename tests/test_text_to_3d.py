@@ -94,13 +94,13 @@ def test_every_method(pipeline_folder, method):
 
 
 def test_prompts_follow_the_cameras():
-    asked = []
+    queried = []
 
     class Fake:
         event = (1, 2, 2)
 
         def denoiser(self, prompts, **settings):
-            asked.append(tuple(prompts))
+            queried.append(tuple(prompts))
             return lambda x, sigma: x
 
     names = ["front", "back"]
@@ -109,11 +109,11 @@ def test_prompts_follow_the_cameras():
     for chosen in (["front", "back"], ["side", "side"], ["front", "back"]):
         names[:] = chosen
         denoise(torch.zeros(2, 1, 2, 2), torch.tensor(1.0))
-    assert asked == [("a cat, front view", "a cat, back view"), ("a cat, side view", "a cat, side view")]
+    assert queried == [("a cat, front view", "a cat, back view"), ("a cat, side view", "a cat, side view")]
     assert viewed.event == (1, 2, 2)
 
 
-def test_perp_neg_asks_for_the_other_views(pipeline_folder):
+def test_perp_neg_evaluates_the_other_views(pipeline_folder):
     run = ObjectRun(**{**vars(tiny_run(pipeline_folder("sd1"), steps=3)), "perp_neg": True})
     prior = run.prior.open()
     plain = ObjectRun(**{**vars(run), "perp_neg": False})

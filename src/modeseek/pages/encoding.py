@@ -75,7 +75,7 @@ def embedded(images: Sequence[Path | Image.Image], *, budget: int) -> list[str]:
     if len(paths) == len(images) and sum(path.stat().st_size for path in paths) <= budget:
         return [data_uri(path.read_bytes(), _mime(path)) for path in paths]
     decoded = [opened(image) if isinstance(image, Path) else image for image in images]
-    some = decoded[:: -(-len(decoded) // 3)]  # what a setting gives is judged by a few images before all are encoded
+    some = decoded[:: -(-len(decoded) // 3)]  # try a setting on a few images before all are encoded
     for scale in SCALES:
         for quality in QUALITIES:
             if sum(len(webp(image, quality=quality, scale=scale)) for image in some) * len(decoded) > 1.1 * budget * len(some):

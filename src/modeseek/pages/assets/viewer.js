@@ -172,7 +172,7 @@ const Viewer = (() => {
       this.root.dataset.ready = 'true';
     }
 
-    later() { if (!this.asked) { this.asked = true; requestAnimationFrame(() => { this.asked = false; this.draw(); }); } }
+    later() { if (!this.scheduled) { this.scheduled = true; requestAnimationFrame(() => { this.scheduled = false; this.draw(); }); } }
 
     draw() {
       const { gl, canvas, camera } = this, scale = Math.min(2, devicePixelRatio || 1);

@@ -1,4 +1,4 @@
-/* Pictures on canvases: colour maps, the density's contour, points, trails and the probe. Coordinates are the plane's. */
+/* Drawings on canvases: colour maps, the density's contour, points, trails and the probe. Coordinates are the plane's. */
 "use strict";
 
 const RAMPS = {
@@ -37,13 +37,13 @@ function painted(size, stops, value) {
   return canvas;
 }
 
-/** The density as a picture: log p down to 10 nats below its maximum. */
-function densityPicture({ image, size, highest }) {
+/** The density as a canvas: log p down to 10 nats below its maximum. */
+function paintDensity({ image, size, highest }) {
   return painted(size, RAMPS[theme()].density, (row, column) => 1 + (image[row * size + column] - highest) / 10);
 }
 
-/** The implied loss as a picture: dark (in the dark theme: bright) is low. Ranks and values are mixed so that basins stay visible. */
-function lossPicture({ potential, n }) {
+/** The implied loss as a canvas: dark (in the dark theme: bright) is low. Ranks and values are mixed so that basins stay visible. */
+function paintLoss({ potential, n }) {
   const sorted = Float64Array.from(potential).sort();
   const low = sorted[0], high = sorted[Math.floor(0.97 * (sorted.length - 1))];
   const smooth = (row, column) => potential[column * n + (n - 1 - row)];
@@ -91,7 +91,7 @@ function fitted(canvas) {
 
 const toScreen = (width) => [(x) => (width * (x / ms.HALF_WIDTH + 1)) / 2, (y) => (width * (1 - y / ms.HALF_WIDTH)) / 2];
 
-/** Draw one panel: background picture, contour, trails, particles, the lowest loss and the probe. */
+/** Draw one panel: background image, contour, trails, particles, the lowest loss and the probe. */
 function drawPanel(canvas, { background, contour, frames, shown, trails, trail, jumps, lowest, probe, onData }) {
   const { context, width } = fitted(canvas), ink = INKS[theme()];
   const [sx, sy] = toScreen(width);
@@ -118,7 +118,7 @@ function drawPanel(canvas, { background, contour, frames, shown, trails, trail, 
   const points = frames[shown];
   if (!points) return;
   const n = points.length / 2;
-  if (trails) context.drawImage(trailPicture(trail, frames, shown, width, jumps ? 0.1 : 0.24), 0, 0, width, width);
+  if (trails) context.drawImage(paintTrails(trail, frames, shown, width, jumps ? 0.1 : 0.24), 0, 0, width, width);
   const radius = n > 2000 ? 1.1 : n > 700 ? 1.5 : n > 100 ? 2 : 3;
   context.fillStyle = ink.edge;
   context.globalAlpha = 0.75;
@@ -131,7 +131,7 @@ function drawPanel(canvas, { background, contour, frames, shown, trails, trail, 
 }
 
 /** Paths of at most 220 particles up to a frame, on a canvas of their own that grows by one step at a time; `trail` keeps it. */
-function trailPicture(trail, frames, shown, width, alpha) {
+function paintTrails(trail, frames, shown, width, alpha) {
   const ratio = Math.min(3, window.devicePixelRatio || 1), size = Math.round(width * ratio), ink = INKS[theme()];
   if (!trail.canvas || trail.upTo > shown || trail.size !== size || trail.ink !== ink || trail.start !== frames[0]) {
     trail.canvas ??= document.createElement("canvas");

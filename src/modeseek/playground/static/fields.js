@@ -9,15 +9,15 @@ async function refreshLosses() {
   const mine = generation, progress = progressShown();
   const n = state.denoiser === "learned" ? 26 : 56;
   for (const [slot, panel] of panels.entries()) {
-    if (panel.asking || (panel.loss !== null && (panel.loss.progress === progress || !depends(panel)))) continue;
-    panel.asking = true;
+    if (panel.pending || (panel.loss !== null && (panel.loss.progress === progress || !depends(panel)))) continue;
+    panel.pending = true;
     const particles = ms.thinned(panel.pointsAt(shown), 1024);
     const question = { kind: "field", slot, method: panel.method, settings: panel.settings, n, progress, particles };
-    fields.ask(question).then((found) => {
-      panel.asking = false;
+    fields.request(question).then((found) => {
+      panel.pending = false;
       if (mine !== generation) return refreshSoon();
       if (found.cancelled || found.potential === null) return undefined;
-      panel.loss = { ...found, picture: lossPicture(found), lowest: lowestPoint(found) };
+      panel.loss = { ...found, canvas: paintLoss(found), lowest: lowestPoint(found) };
       render();
       if (!playing && panel.loss.progress !== progressShown()) refreshSoon();
       return undefined;

@@ -3,9 +3,9 @@
 
 let data = null;
 let state = null;
-let density = null; // picture, contour and highest log p of the current density
+let density = null; // canvas, contour and highest log p of the current density
 let panels = [];
-let fields = null; // the worker of implied losses and of the density's picture
+let fields = null; // the worker of implied losses and of the density's image
 let shown = 0;
 let playing = false;
 let generation = 0; // a restart makes answers of earlier runs worthless
@@ -91,9 +91,9 @@ let densityKey = "";
 async function loadDensity(settings) {
   const key = `${settings.density} ${JSON.stringify(settings.strokes)}`;
   if (key === densityKey) return;
-  const found = await fields.ask({ kind: "image", settings, size: 200 });
+  const found = await fields.request({ kind: "image", settings, size: 200 });
   densityKey = key;
-  density = { ...found, contour: contourOf(found), picture: densityPicture(found) };
+  density = { ...found, contour: contourOf(found), canvas: paintDensity(found) };
 }
 
 async function advance() {
@@ -187,9 +187,9 @@ function announce() {
 }
 
 function redraw() {
-  if (density) density.picture = densityPicture(density);
+  if (density) density.canvas = paintDensity(density);
   for (const panel of panels) {
-    if (panel.loss) panel.loss.picture = lossPicture(panel.loss);
+    if (panel.loss) panel.loss.canvas = paintLoss(panel.loss);
     panel.showLens();
   }
   render();

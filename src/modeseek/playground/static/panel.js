@@ -100,7 +100,7 @@ class Panel {
     this.probed = null;
     this.lens.words.textContent = "";
     const serial = (this.serial = (this.serial ?? 0) + 1);
-    const found = await this.helper.ask({ kind: "start", method: this.method, settings });
+    const found = await this.helper.request({ kind: "start", method: this.method, settings });
     if (serial !== this.serial) return;
     this.frames = [found.points];
     this.infos = [found];
@@ -112,7 +112,7 @@ class Panel {
   /** One step; resolves when the worker has made it. */
   async step(scored) {
     const serial = this.serial;
-    const found = await this.helper.ask({ kind: "step", scored });
+    const found = await this.helper.request({ kind: "step", scored });
     if (serial !== this.serial) return;
     this.frames.push(found.points);
     this.infos.push(found);
@@ -133,7 +133,7 @@ class Panel {
     let onData = false;
     if (loss?.lowest) onData = mixture.point(...loss.lowest, 0, new Float64Array(2), 0) > density.highest - ms.CONTOUR;
     drawPanel(this.canvas, {
-      background: loss?.picture ?? (state.background === "loss" ? null : density?.picture),
+      background: loss?.canvas ?? (state.background === "loss" ? null : density?.canvas),
       contour: density?.contour,
       frames: this.frames,
       shown: index,
@@ -159,17 +159,17 @@ class Panel {
 
   _verdict(index, scores, loss, onData) {
     if (this.diverged) return "The particles diverged.";
-    let lowest = loss?.picture ? "The loss falls towards the edge of the window. " : "";
+    let lowest = loss?.canvas ? "The loss falls towards the edge of the window. " : "";
     if (loss?.lowest) lowest = `The loss is lowest ${onData ? "on" : "off"} the data. `;
     const points = `${percent(1 - scores.outliers)} of the points are on the data and reach ${percent(scores.coverage)} of it.`;
     return lowest + (index === 0 ? "" : points);
   }
 
-  /** Ask for the probe at a point and draw the lens. */
+  /** Request the probe at a point and draw the lens. */
   async probe(state, progress, frame) {
     const [x, y] = state.probe, serial = (this.probes = (this.probes ?? 0) + 1);
     const at = { x, y, progress, size: 96, particles: ms.thinned(this.pointsAt(frame), 1024) };
-    const found = await this.helper.ask({ kind: "probe", method: this.method, settings: this.settings, at });
+    const found = await this.helper.request({ kind: "probe", method: this.method, settings: this.settings, at });
     if (serial === this.probes) {
       this.probed = found;
       this.showLens();

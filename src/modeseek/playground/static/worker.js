@@ -73,7 +73,7 @@ const PARTS = [randomPart, kernelPart, scorePart, mixturePart, madePart, network
 const ms = {};
 for (const part of PARTS) part(ms);
 
-/** The page's side: `ask(message)` resolves with the answer. */
+/** The page's side: `request(message)` resolves with the answer. */
 class Helper {
   constructor(data) {
     const source = `"use strict"; const ms = {}; ${PARTS.map((part) => `(${part})(ms);`).join("\n")} ms.serve(self);`;
@@ -92,7 +92,7 @@ class Helper {
     this.worker.postMessage({ kind: "data", data });
   }
 
-  ask(message, moved = []) {
+  request(message, moved = []) {
     const id = this.next++;
     return new Promise((resolve, reject) => {
       this.waiting.set(id, { resolve, reject });
