@@ -5,8 +5,8 @@ Round trips, no gradient at all: a render is decoded once, then encoded with k c
     lost 1, 8, 16    PSNR to the render after the first decoding minus that after n more round trips, in dB
 
 Local steps: ten DDIM samples of held-out captions take sixteen whole steps with a kernel as wide as the data's detail, l 0.5 to 0.1.
-A sample that is a mode of its neighbourhood should stay where it is, so the Frechet distance to other DDIM samples should stay at
-the floor, the distance of as many fresh DDIM samples (mean and standard deviation over sets).
+Local steps should keep a sample a sample, so the Frechet distance to other DDIM samples should stay that of as many fresh DDIM samples
+(mean and standard deviation over sets).
 
     frechet-solids   distance of the features of the images to those of the reference set
     moved            PSNR to the sample the steps began at, in dB
@@ -50,7 +50,7 @@ CORRECTIONS = (0, 1, 2, 3, 4)
 TRIPS = (1, 8, 16)
 STEPS = 16
 BANDWIDTH = (0.5, 0.1)
-SETS = 8  # of fresh samples behind the floor
+SETS = 8  # of fresh samples
 RENDER_SEED = 3  # of the captions of the round trips
 
 
@@ -187,17 +187,23 @@ def finish(folder: Path, settings: Settings, cells: Sequence[Cell], results: Seq
     for _, result in local:
         found = frechet_scores("frechet-solids", features(shown(result.arrays["images"])), captions, truth)
         moved.append({**result.row, "metrics": {**found, **result.row["metrics"]}})
-    moved.append(_floor(features(shown(fresh)), truth, len(captions), moved[0]))
+    moved.append(_fresh(features(shown(fresh)), truth, len(captions), moved[0]))
     config = {"seed": settings.seed, "quick": settings.quick, "captions": captions}
     notes = " ".join((__doc__ or "").split())
     write_results(folder, "drift", rows=rows, config=config, columns=[f"lost {n}" for n in TRIPS], notes=notes)
     write_results(folder / "steps", "drift, local steps", rows=moved, config=config, columns=["frechet-solids", "moved"], notes=notes)
     sheets = [shown(result.arrays["images"]) for _, result in local]
     names = [f"{result.row['method']}\n{result.row['row']}" for _, result in local]
-    save_sheet(folder / "drift.png", sheets, rows_named=names, columns_named=[text.split(",")[0] for text in captions], width=1.2)
+    save_sheet(
+        folder / "drift.png",
+        sheets,
+        rows_named=names,
+        columns_named=[text.split(",")[0].replace(" on ", "\non ") for text in captions],
+        width=1.2,
+    )
 
 
-def _floor(features: Tensor, truth: Tensor, size: int, like: dict[str, Any]) -> dict[str, Any]:
+def _fresh(features: Tensor, truth: Tensor, size: int, like: dict[str, Any]) -> dict[str, Any]:
     """The row of fresh samples: mean distance of sets of one image per caption, and its standard deviation as the error."""
     sets = features.reshape(size, -1, *features.shape[1:]).transpose(0, 1)
     values = [frechet_scores("d", group, [str(k) for k in range(size)], truth)["d"] for group in sets]
