@@ -224,6 +224,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--preloaded", action="store_true", help="fork the commands after their imports")
     options = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so would the commands
     if options.preloaded:
         preload()
     shutil.rmtree(options.out, ignore_errors=True)

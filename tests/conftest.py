@@ -1,5 +1,6 @@
 """Shared fixtures: float64, asymmetric targets (symmetric ones hide sign errors), seeded generators."""
 
+import signal
 from functools import cache
 from pathlib import Path
 
@@ -7,6 +8,9 @@ import pytest
 import torch
 
 from modeseek import GaussianMixture
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job; commands that tests interrupt would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
