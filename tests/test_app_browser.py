@@ -106,14 +106,14 @@ def test_busy_stop_and_resume(address):
         page = tab.page
         page.goto(address)
         other.goto(address)
-        fill(page, "a green sphere", steps=200)
+        fill(page, "a green sphere", steps=4000)  # so many that no machine finishes them before it is stopped
         run(page)
-        page.locator(".ms-soft", has_text=re.compile(r"step \d+ of 200")).first.wait_for(timeout=WAIT)
+        page.locator(".ms-soft", has_text=re.compile(r"step \d+ of 4000")).first.wait_for(timeout=WAIT)
         fill(other, "a blue cube", steps=4)
         run(other)
         alert = other.locator('[role="alert"]').filter(has_text="busy").first
         alert.wait_for(timeout=WAIT)
-        assert re.search(r"busy with 'a green sphere' \(step \d+ of 200.*\): wait for it, or stop it first", alert.inner_text())
+        assert re.search(r"busy with 'a green sphere' \(step \d+ of 4000.*\): wait for it, or stop it first", alert.inner_text())
         page.locator("img.ms-frame").first.wait_for(timeout=WAIT)
         source = page.locator("img.ms-frame").first.get_attribute("src", timeout=WAIT)  # frames are replaced while the run goes on
         with Image.open(io.BytesIO(base64.b64decode(source.split(",", 1)[1]))) as frame:
