@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ if TYPE_CHECKING:  # matplotlib is imported where a figure is drawn: commands st
     from matplotlib.figure import Figure
 
 HALF_WIDTH = 1.5
+TITLE_WIDTH = 28  # letters in a line of a panel's title
 INK = "#20262e"
 POINT = "#d1495b"
 
@@ -84,7 +86,7 @@ def draw_panel(axes: Axes, panel: Panel) -> None:
         axes.contour(ticks, ticks, values, levels=np.linspace(low, high, 12), colors="white", linewidths=0.3, alpha=0.6)
     left, right, bottom, top = window(panel.density) if isinstance(panel, PointsPanel) else extent
     axes.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[])
-    axes.set_title(panel.title, fontsize=8, color=INK, pad=3)
+    axes.set_title(textwrap.fill(panel.title, TITLE_WIDTH), fontsize=8, color=INK, pad=3)
 
 
 def save_grid(path: Path, rows: Sequence[Sequence[Panel]], *, labels: Sequence[str] = (), width: float = 1.9) -> None:
@@ -99,7 +101,8 @@ def save_grid(path: Path, rows: Sequence[Sequence[Panel]], *, labels: Sequence[s
     columns = max(len(row) for row in rows)
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width * columns + 0.3, (width + 0.25) * len(rows)), layout="constrained")
+    head = 0.4 if any(len(panel.title) > TITLE_WIDTH for row in rows for panel in row) else 0.25  # inches above a panel
+    figure = Figure(figsize=(width * columns + 0.3, (width + head) * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), columns, squeeze=False)
     for line, row in zip(axes, rows, strict=True):
         for place in line[len(row) :]:
