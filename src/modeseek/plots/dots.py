@@ -15,7 +15,7 @@ from modeseek.plots.panels import INK, save
 
 TICKS = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)  # of the vertical axis
 ENDS = (0.03, 0.997)  # values beyond these are drawn there
-RIGHT = 1.13  # leaves room for labels
+RIGHT = 1.13  # end of the horizontal axis; labels of the rightmost dots need the part beyond 1
 COLOURS = ("#d1495b", "#2e6f95", "#8d6a9f", "#5b8c5a", "#8a8f98")
 
 
