@@ -12,6 +12,7 @@ from modeseek.reproduction.studies import compare3d
 from modeseek.solids.captions import Scene, parse
 from modeseek.solids.renders import true_renders
 from modeseek.sweeps.cells import Result
+from modeseek.tasks.prior_choice import PriorChoice
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +32,15 @@ def test_nothing_of_the_scoring_lists_is_used_for_tuning():
         assert cell.prompt in lists[0]
         assert cell.seed in lists[1]
     assert len(cells) == 2 * 4 * (3 * 2 + 8 * 4)
+
+
+def test_the_learned_column_is_the_prior_of_the_command_line():
+    other = PriorChoice(name="a/folder")
+    assert {cell.prior.name for cell in compare3d.cells(Settings(prior=other))} == {"solids-ideal", "a/folder"}
+    assert {cell.denoiser for cell in compare3d.cells(Settings(prior=other))} == {"ideal", "learned"}
+    alone = compare3d.cells(Settings(prior=PriorChoice(name="solids-ideal")))
+    assert {cell.denoiser for cell in alone} == {"ideal"}
+    assert all(cell.corrections == 0 for cell in alone)
 
 
 @pytest.mark.slow

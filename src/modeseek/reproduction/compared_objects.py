@@ -57,7 +57,7 @@ SCORE_OBJECTS = (
 SCORE_SEEDS = (10, 11, 12, 13)
 """All prompts are held out of the learned prior's training; six of the eleven objects have a front and a back."""
 
-PRIORS: dict[DenoiserName, str] = {"ideal": "solids-ideal", "learned": "solids"}
+IDEAL = "solids-ideal"
 STEPS, LR = 250, 0.06
 CORRECTIONS = 3  # of the encoding, with the learned denoiser
 REVERSE_STEPS = 4  # of a draw with the learned denoiser
@@ -132,7 +132,7 @@ class ComparedObject:
 
     Args:
         prompt, seed: of the object.
-        denoiser: "ideal" or "learned".
+        prior: "solids-ideal", or a learned prior of the same captions.
         split: "tune" or "score": which list the prompt and the seed are from.
         method: the method and its settings.
         corrections: of each encoding; the ideal prior has no codec.
@@ -141,20 +141,25 @@ class ComparedObject:
 
     prompt: str
     seed: int
-    denoiser: DenoiserName
+    prior: PriorChoice
     split: Split
     method: ComparedMethod
     corrections: int = 0
     steps: int = STEPS
 
     @property
+    def denoiser(self) -> DenoiserName:
+        """Which column of the table this is."""
+        return "ideal" if self.prior.name == IDEAL else "learned"
+
+    @property
     def title(self) -> str:
         return f"{self.denoiser} {self.split} {self.method.name} {self.method.row} {self.prompt[:50]} {self.steps} steps seed {self.seed}"
 
     def run(self) -> Result:
-        prior = opened(PriorChoice(name=PRIORS[self.denoiser]))
+        prior = opened(self.prior)
         recipe = Recipe(method="sds", space="difference", steps=self.steps, lr=LR, schedule="cosine", corrections=self.corrections)
-        run = ObjectRun(prompt=self.prompt, prior=PriorChoice(name=PRIORS[self.denoiser]), recipe=recipe, seed=self.seed)
+        run = ObjectRun(prompt=self.prompt, prior=self.prior, recipe=recipe, seed=self.seed)
         nerf = volume_of(run, prior)
         viewed = ViewDependentPrior(prior=prior, names=lambda: nerf.cameras.names)
 
@@ -194,7 +199,7 @@ def exact_draw(prior: IdealSolidsPrior, captions: Sequence[str], x: Tensor, band
 
 
 def compared(
-    denoisers: Sequence[DenoiserName], *, prompts: int = 8, seeds: int = 4, tune: bool = True, steps: int = STEPS
+    priors: Sequence[PriorChoice], *, prompts: int = 8, seeds: int = 4, tune: bool = True, steps: int = STEPS
 ) -> list[ComparedObject]:
     """Cells of every method: all of the tuning pairs, and the first prompts and seeds of the scoring lists, ordered so that every
     prompt has its first seed before any has its second."""
@@ -205,13 +210,13 @@ def compared(
         ComparedObject(
             prompt=prompt,
             seed=seed,
-            denoiser=denoiser,
+            prior=prior,
             split=split,
             method=method,
-            corrections=CORRECTIONS if denoiser == "learned" else 0,
+            corrections=0 if prior.name == IDEAL else CORRECTIONS,
             steps=steps,
         )
-        for denoiser in denoisers
+        for prior in priors
         for split, objects, numbers in splits
         for seed in numbers
         for prompt in objects

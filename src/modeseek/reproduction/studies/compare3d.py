@@ -3,7 +3,7 @@ r"""Text to 3-D, mean shift against score distillation under equal conditions, w
 Conditions and settings are those of `modeseek.reproduction.compared_objects`: one NeRF, 250 steps of four views, one denoiser call per view
 and step (`calls` says where a draw needs more). `tune` rows are the pairs of prompt and seed that settings were chosen on, `score` rows are
 others. Scores are those of `modeseek.solids.evaluation` against the exact solids. `paired.md` has the differences to the best SDS over the
-same prompts and seeds, with 95 % bootstrap intervals that resample whole prompts.
+same prompts and seeds, with 95 % bootstrap intervals that resample whole prompts. With `--prior solids-ideal` only the ideal denoiser is run.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import torch
 
 from modeseek.metrics.bootstrap import bootstrap_error, bootstrap_interval
 from modeseek.plots.images import save_sheet, tiled
-from modeseek.reproduction.compared_objects import BASELINE, SCORE_OBJECTS, SCORE_SEEDS, TUNE_OBJECTS, TUNE_SEEDS, compared
+from modeseek.reproduction.compared_objects import BASELINE, IDEAL, SCORE_OBJECTS, SCORE_SEEDS, TUNE_OBJECTS, TUNE_SEEDS, compared
 from modeseek.reproduction.experiment import Experiment, Settings
 from modeseek.reproduction.image_cells import shown
 from modeseek.reproduction.object_cells import faces
 from modeseek.reproduction.tables import Row, write_results
 from modeseek.sweeps.cells import Cell, Result
+from modeseek.tasks.prior_choice import PriorChoice
 
 COLUMNS = ["IoU", "PSNR", "SSIM", "Chamfer", "F-score", "mesh", "front", "back"]
 PAIRED = ["IoU", "PSNR", "F-score", "front", "back"]
@@ -29,9 +30,11 @@ Key = tuple[str, ...]
 
 
 def cells(settings: Settings) -> list[Cell]:
+    ideal = PriorChoice(name=IDEAL, device=settings.prior.device)
     if settings.quick:
-        return list(compared(("ideal",), prompts=1, seeds=1, tune=False, steps=10))
-    return list(compared(("ideal", "learned"), seeds=min(settings.images, len(SCORE_SEEDS))))
+        return list(compared((ideal,), prompts=1, seeds=1, tune=False, steps=10))
+    priors = (ideal,) if settings.prior.name == IDEAL else (ideal, settings.prior)
+    return list(compared(priors, seeds=min(settings.images, len(SCORE_SEEDS))))
 
 
 def grouped(results: Sequence[Result]) -> dict[Key, list[Result]]:
