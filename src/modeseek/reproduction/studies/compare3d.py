@@ -3,7 +3,9 @@ r"""Text to 3-D, mean shift against score distillation under equal conditions, w
 Conditions and settings are those of `modeseek.reproduction.compared_objects`: one NeRF, 250 steps of four views, one denoiser call per view
 and step (`calls` says where a draw needs more). `tune` rows are the pairs of prompt and seed that settings were chosen on, `score` rows are
 others. Scores are those of `modeseek.solids.evaluation` against the exact solids. `paired.md` has the differences to the best SDS over the
-same prompts and seeds, with 95 % bootstrap intervals that resample whole prompts. With `--prior solids-ideal` only the ideal denoiser is run.
+same prompts and seeds, with 95 % bootstrap intervals that resample whole prompts.
+
+The learned denoiser is that of `--prior`; with `--prior solids-ideal` there is the ideal one alone.
 """
 
 from __future__ import annotations
