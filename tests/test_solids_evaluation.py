@@ -2,8 +2,10 @@
 
 import json
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,6 +21,7 @@ from modeseek.solids.evaluation import (
     facing,
     fit_to_truth,
     held_out_cameras,
+    rotation,
     score_object,
     seen_points,
     shape_scores,
@@ -195,6 +198,32 @@ def test_the_truth_scores_perfectly(prompt):
     assert found["Chamfer"] < 0.015
     assert found["F-score"] > 0.98
     assert ("front" in found) == ("house" in prompt)
+
+
+def test_a_rotated_object_is_aligned():
+    """An object that is right but rotated by -15 degrees has the scores of the truth after alignment, and lower ones before."""
+    prompt = "a red pyramid on a blue cube, grey background"
+    mesh = extract_mesh(TrueNeRF(prompt), resolution=64)
+    c, s = math.cos(math.radians(15)), math.sin(math.radians(15))
+    vertices = mesh.vertices @ np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])  # x to R(-15) x, as cameras moved by 15 see it
+    found = score_object(TrueNeRF(prompt, turn=15.0), prompt, replace(mesh, vertices=vertices), points=4000, align=True)
+    assert found["rotation"] == -15.0
+    assert found["aligned IoU"] == 1.0
+    assert found["aligned PSNR"] > 60
+    assert found["aligned F-score"] > 0.97
+    assert found["IoU"] < 0.97
+    assert found["PSNR"] < 30
+    assert found["F-score"] < found["aligned F-score"] - 0.1
+
+
+def test_the_angle_of_a_rotation_is_found_within_the_free_range():
+    base = torch.zeros(2, 3, 8, 8)
+
+    def truth(angle):
+        return base + abs(angle - 17.0) / 100
+
+    assert rotation(base, truth) == 17.5
+    assert rotation(base, lambda angle: base + abs(angle + 80.0) / 200) == -30.0  # no further than the names of views allow
 
 
 def test_what_is_wrong_lowers_its_score():

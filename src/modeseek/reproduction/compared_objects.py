@@ -177,7 +177,7 @@ class ComparedObject:
         first, last = self.method.levels(self.denoiser)
         row: dict[str, Any] = {"density": "solids", "denoiser": self.denoiser, "split": self.split, "method": self.method.name}
         row |= {"row": self.method.row, "sampler": f"levels {first:g} to {last:g}", "guidance": f"CFG {prior.default_guidance:g}"}
-        row |= {"prompt": self.prompt, "seed": self.seed, "metrics": score_object(nerf, self.prompt), "calls": calls}
+        row |= {"prompt": self.prompt, "seed": self.seed, "metrics": score_object(nerf, self.prompt, align=True), "calls": calls}
         return Result(row, {"turntable": to_stored(around(nerf, TURNTABLE, size=64))})
 
 

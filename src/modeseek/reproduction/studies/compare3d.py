@@ -2,7 +2,8 @@ r"""Text to 3-D, mean shift against score distillation under equal conditions, w
 
 Conditions and settings are those of `modeseek.reproduction.compared_objects`: one NeRF, 250 steps of four views, one denoiser call per view
 and step (`calls` says where a draw needs more). `tune` rows are the pairs of prompt and seed that settings were chosen on, `score` rows are
-others. Scores are those of `modeseek.solids.evaluation` against the exact solids. `paired.md` has the differences to the best SDS over the
+others. Scores are those of `modeseek.solids.evaluation` against the exact solids; "aligned" is after the rotation about the vertical axis, by
+at most 30 degrees, that names of views leave free. `paired.md` has the differences to the best SDS over the
 same prompts and seeds, with 95 % bootstrap intervals that resample whole prompts.
 
 The learned denoiser is that of `--prior`; with `--prior solids-ideal` there is the ideal one alone.
@@ -26,8 +27,9 @@ from modeseek.reproduction.tables import Row, write_results
 from modeseek.sweeps.cells import Cell, Result
 from modeseek.tasks.prior_choice import PriorChoice
 
-COLUMNS = ["IoU", "PSNR", "SSIM", "Chamfer", "F-score", "mesh", "front", "back"]
-PAIRED = ["IoU", "PSNR", "F-score", "front", "back"]
+ALIGNED = ["aligned IoU", "aligned PSNR", "aligned F-score"]
+COLUMNS = ["IoU", "PSNR", "SSIM", "Chamfer", "F-score", *ALIGNED, "front", "back"]
+PAIRED = ["IoU", "PSNR", "F-score", *ALIGNED, "front", "back"]
 Key = tuple[str, ...]
 
 
