@@ -7,8 +7,8 @@ r"""Scores of a distilled object against the exact solid of its caption: renders
     front, back       shares of renders of the front and of the back that the classifier assigns to that view, which detects a second front
                       (Janus). Composites alone have a front; the sides of the other objects differ in shading only and are not scored
 
-The name of a view leaves its azimuth free within 30 degrees on either side, so a prompt determines an object only up to such a rotation about
-the vertical axis. With `align` the object is also compared with the solid at the rotation of highest PSNR among those:
+The name of a view leaves its azimuth free within 30 degrees on either side, so a prompt determines an object only up to such a rotation
+about the vertical axis. With `align` the object is also compared with the solid at the rotation of highest PSNR among those:
 
     rotation          of the object against the solid, in degrees, to 2.5
     aligned IoU, aligned PSNR, aligned F-score
