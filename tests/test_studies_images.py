@@ -27,7 +27,18 @@ def test_samples_of_the_ideal_denoiser_are_renders():
     assert row["metrics"]["sample_db"] > 50
     assert row["metrics"]["codec_db"] > 100
     assert 15 < row["metrics"]["true_db"] < 40
+    assert row["metrics"]["edges"] == pytest.approx(1, abs=0.01)
     assert row["metrics"]["right"] == row["metrics"]["view"] == 1
+
+
+def test_edges_of_a_step_and_of_its_blur():
+    """A step from 0 to 1 has one difference of 1 in each row of w - 1; blur lowers those of a texture; a flat image has none."""
+    step = torch.zeros(1, 1, 4, 9)
+    step[..., 5:] = 1
+    assert prior_study.edges(step) == pytest.approx(1 / 8)
+    texture = torch.arange(36).reshape(1, 1, 4, 9).remainder(2).float()
+    assert prior_study.edges(texture) > 5 * prior_study.edges(torch.nn.functional.avg_pool2d(texture, 3, 1))
+    assert prior_study.edges(torch.ones(1, 3, 8, 8)) == 0
 
 
 def test_distance_to_the_nearest_other_leaves_the_render_itself_out():

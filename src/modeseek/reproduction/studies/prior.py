@@ -5,9 +5,11 @@ Fidelity, one row per held-out caption and view, in dB of peak signal-to-noise r
     sample_db    DDIM sample to the nearest of many true renders of its caption and view
     true_db      true render to its nearest other: what a perfect sample would have
     codec_db     true render to its own reconstruction by the autoencoder: what the codec allows
+    edges        mean absolute finite difference of the samples over that of their nearest renders (no dB: 1 is right)
 
-A sample that is sharp but wrong has a low `sample_db`, and no classifier is involved. `right` and `view` are the shares of samples on which
-the attribute classifier accepts everything named but the view, and the view.
+A sample that is sharp but wrong has a low `sample_db`, and no classifier is involved. A blurred mean of the renders has a high one, and
+`edges` below 1. `right` and `view` are the shares of samples on which the attribute classifier accepts everything named but the view, and
+the view.
 
 Denoiser by noise level, one row per level: the learned D and the ideal D* = softmax over the encoded true renders, at x = z + sigma n with
 z an encoded render outside the set. `gap` is the root mean square of D - D* per latent coordinate, `learned` and `ideal` are
@@ -44,7 +46,7 @@ from modeseek.tasks.sampling import sampled
 CAPTIONS = 64
 CAPTION_SEED = 1  # of the captions; `quality.prompts` has 0 for the classifier's
 LEVELS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
-FIDELITY_COLUMNS = ["sample_db", "true_db", "codec_db", "right", "view"]
+FIDELITY_COLUMNS = ["sample_db", "true_db", "codec_db", "edges", "right", "view"]
 LEVEL_COLUMNS = ["sigma", "gap", "learned", "ideal"]
 SHEET = 8  # captions on the sheet
 
@@ -89,6 +91,7 @@ class FidelityCell:
             "sample_db": float(psnr_to_nearest(samples, density).median()),
             "true_db": float(nearest_other(truth, len(some)).median()),
             "codec_db": float(codec.median()),
+            "edges": edges(samples) / edges(truth[nearest]),
             "right": float(agreement["all"].mean()),
             "view": float(agreement["view"].mean()),
         }
@@ -144,6 +147,11 @@ class DenoiserCell:
         metrics = {"sigma": self.sigma} | {name: float(torch.stack(values).mean().sqrt()) for name, values in squares.items()}
         row: dict[str, Any] = {"density": self.prior.name, "denoiser": "learned", "guidance": "none", "method": "D against D*"}
         return Result(row | {"row": f"sigma {self.sigma:g}", "sampler": "", "metrics": metrics, "calls": 1.0})
+
+
+def edges(images: Tensor) -> float:
+    """Mean absolute difference of neighbouring pixels, along rows and columns."""
+    return float(images.diff(dim=-1).abs().mean() + images.diff(dim=-2).abs().mean())
 
 
 def nearest_other(renders: Tensor, count: int) -> Tensor:
