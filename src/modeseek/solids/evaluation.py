@@ -201,7 +201,7 @@ def score_object(
         turn = rotation(image, lambda angle: true_images(scene, _held_out_weights(scene.structure, size, angle), behind))
         weights = _held_out_weights(scene.structure, size, turn)
         found |= {
-            "rotation": -turn,
+            "rotation": 0.0 - turn,
             "aligned IoU": float(silhouette_iou(opacity > 0.5, weights[:, -1:] < 0.5).mean()),
             "aligned PSNR": float(psnr(image, true_images(scene, weights, behind)).mean()),
             "aligned F-score": shape_scores(nerf.field, scene.structure, mesh, points=points, turn=turn)["F-score"],
