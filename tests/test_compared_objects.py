@@ -71,12 +71,13 @@ def test_differences_are_paired_by_prompt_and_seed():
             results.append(made("SDS", "random level", prompt, seed, 20.0 + 5 * k + seed))  # prompts differ by far more than methods
             results.append(made("mean shift", "one call", prompt, seed, 21.0 + 5 * k + seed + 0.1 * (-1) ** k))
     results.append(made("mean shift", "one call", "e", 1, 99.0))  # without its partner: left out
-    (row,) = compare3d.differences(compare3d.grouped(results))
-    assert row["method"] == "mean shift - SDS"
-    assert row["metrics"]["pairs"] == 8
-    assert row["metrics"]["PSNR"] == pytest.approx(1.0)
-    assert 0.85 < row["metrics"]["PSNR low"] < 1.0 < row["metrics"]["PSNR high"] < 1.15
-    assert row["metrics"]["IoU low"] == row["metrics"]["IoU high"] == 0
+    iou, decibels = compare3d.differences(compare3d.grouped(results))
+    assert (iou["row"], decibels["row"]) == ("IoU", "PSNR")
+    assert decibels["method"] == "mean shift (one call) - SDS"
+    assert decibels["metrics"]["pairs"] == 8
+    assert decibels["metrics"]["difference"] == pytest.approx(1.0)
+    assert 0.85 < decibels["metrics"]["low"] < 1.0 < decibels["metrics"]["high"] < 1.15
+    assert iou["metrics"]["low"] == iou["metrics"]["high"] == 0
 
 
 def test_the_interval_covers_the_mean_as_often_as_it_says():

@@ -3,7 +3,7 @@ r"""Text to 3-D, mean shift against score distillation under equal conditions, w
 Conditions and settings are those of `modeseek.reproduction.compared_objects`: one NeRF, 250 steps of four views, one denoiser call per view
 and step (`calls` says where a draw needs more). `tune` rows are the pairs of prompt and seed that settings were chosen on, `score` rows are
 others. Scores are those of `modeseek.solids.evaluation` against the exact solids; "aligned" ones are after the rotation about the vertical
-axis, of at most 30 degrees, that names of views leave free. `paired.md` has the differences to the best SDS over the same prompts and
+axis, of at most 30 degrees, that names of views leave free. `paired` has the differences to the best SDS over the same prompts and
 seeds, with 95 % bootstrap intervals that resample whole prompts.
 
 The learned denoiser is that of `--prior`; with `--prior solids-ideal` there is the ideal one alone.
@@ -63,27 +63,27 @@ def summary(group: Sequence[Result]) -> Row:
 
 
 def differences(groups: dict[Key, list[Result]]) -> list[Row]:
-    """A row per denoiser, split and method: mean difference to the baseline over the same prompts and seeds, and its 95 % interval."""
+    """A row per denoiser, split, method and score: mean difference to the baseline over the same prompts and seeds, its 95 % interval, pairs."""
     rows = []
     for key, group in groups.items():
         if key[2:] == BASELINE or (*key[:2], *BASELINE) not in groups:
             continue
         base = {(r.row["prompt"], r.row["seed"]): r.row["metrics"] for r in groups[(*key[:2], *BASELINE)]}
-        metrics: dict[str, Any] = {}
+        head = {name: group[0].row[name] for name in ("density", "denoiser", "split", "guidance", "calls", "sampler")}
+        head["method"] = f"{key[2]} ({key[3]}) - {BASELINE[0]}"
         for name in PAIRED:
             by_prompt: dict[str, list[float]] = {}
             for result in group:
                 other = base.get((result.row["prompt"], result.row["seed"]), {})
                 if name in other and name in result.row["metrics"]:
                     by_prompt.setdefault(result.row["prompt"], []).append(result.row["metrics"][name] - other[name])
-            if by_prompt:
-                metrics[name] = sum(sum(values) for values in by_prompt.values()) / sum(map(len, by_prompt.values()))
-                if len(by_prompt) > 1:
-                    low, high = bootstrap_interval(list(by_prompt.values()))
-                    metrics |= {f"{name} low": low, f"{name} high": high}
-        pairs = sum((r.row["prompt"], r.row["seed"]) in base for r in group)
-        head = {name: group[0].row[name] for name in ("density", "denoiser", "split", "guidance", "row", "calls", "sampler")}
-        rows.append({**head, "method": f"{key[2]} - {BASELINE[0]}", "metrics": {"pairs": pairs, **metrics}, "seconds": 0.0})
+            if not by_prompt:
+                continue
+            pairs = sum(map(len, by_prompt.values()))
+            metrics: dict[str, Any] = {"pairs": pairs, "difference": sum(sum(values) for values in by_prompt.values()) / pairs}
+            if len(by_prompt) > 1:
+                metrics["low"], metrics["high"] = bootstrap_interval(list(by_prompt.values()))
+            rows.append({**head, "row": name, "metrics": metrics, "seconds": 0.0})
     return rows
 
 
@@ -96,7 +96,7 @@ def finish(folder: Path, settings: Settings, cells: Sequence[Cell], results: Seq
     config: dict[str, Any] = {"seed": settings.seed, "quick": settings.quick, **lists}
     notes = " ".join((__doc__ or "").split())
     write_results(folder, "compare3d", rows=[summary(group) for group in groups.values()], config=config, columns=COLUMNS, notes=notes)
-    columns = ["pairs", *(f"{name}{end}" for name in PAIRED for end in ("", " low", " high"))]
+    columns = ["difference", "low", "high", "pairs"]
     write_results(folder / "paired", "compare3d, paired", rows=differences(groups), config=config, columns=columns, notes=notes)
     for denoiser in dict.fromkeys(key[0] for key in groups):
         shown_groups = {key: group for key, group in groups.items() if key[:2] == (denoiser, "score")}
