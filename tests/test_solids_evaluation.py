@@ -19,19 +19,19 @@ from modeseek.reproduction.object_cells import HELD_OUT_OBJECTS, FittedObject, T
 from modeseek.solids.captions import COMPOSITES, Scene, parse
 from modeseek.solids.evaluation import (
     facing,
-    fit_to_truth,
     held_out_cameras,
     rotation,
     score_object,
     seen_points,
     shape_scores,
-    surface_points,
     true_images,
     true_outside,
     true_weights,
 )
+from modeseek.solids.fitting import fit_to_truth
 from modeseek.solids.rendering import view_cameras
 from modeseek.solids.shapes import solid
+from modeseek.solids.surfaces import surface_points
 from modeseek.sweeps.cells import cell_path, execute, load
 from modeseek.tasks.text_to_image import PriorChoice
 

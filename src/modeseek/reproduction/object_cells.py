@@ -18,7 +18,8 @@ from modeseek.representations.nerf import Cameras
 from modeseek.reproduction.image_cells import PAPER_PROMPTS, described, to_stored
 from modeseek.reproduction.image_scores import CLIP_LARGE, clip_model, clip_similarity
 from modeseek.solids.captions import COMPOSITES, parse
-from modeseek.solids.evaluation import fit_to_truth, score_object, side_accuracy, true_images, true_weights
+from modeseek.solids.evaluation import score_object, side_accuracy, true_images, true_weights
+from modeseek.solids.fitting import fit_to_truth
 from modeseek.sweeps.cells import Result
 from modeseek.sweeps.worker import opened
 from modeseek.tasks.prior_choice import SOLIDS

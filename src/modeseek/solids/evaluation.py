@@ -19,32 +19,29 @@ to be learned.
 Two sets of n random points on one surface have a Chamfer distance of about sqrt(area / n) / 2: 0.01 for 12 000 points, the lower limit of
 this score; the threshold of the F-score is three times that. Only points visible from around and above are compared, of both surfaces: no
 render shows the inside or the underside, and an opaque volume is full of walls there (`seen_points`).
-
-Points on the solid come from random lines: uniform random lines meet any surface uniformly in its area (Crofton; Santalo 1976). Their
-crossings are found by marching along the signed distance, then bisected. Nothing is projected, so edges are not oversampled.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from modeseek.core.errors import InvalidInput
 from modeseek.metrics.shapes import chamfer_and_f, diameter, on_triangles, psnr, silhouette_iou, ssim
-from modeseek.representations.nerf import Cameras, Mesh, NeRF, NeRFSettings, Ranges, extract_mesh
-from modeseek.representations.nerf.cameras import draw
+from modeseek.representations.nerf import Cameras, Mesh, extract_mesh
 from modeseek.representations.nerf.field import Volume
 from modeseek.representations.nerf.rendering import Rendering
 from modeseek.solids import rendering
 from modeseek.solids.captions import COMPOSITES, Scene, parse
 from modeseek.solids.rendering import colour, palette, trace
 from modeseek.solids.shapes import solid
+from modeseek.solids.surfaces import surface_points
 
 if TYPE_CHECKING:
     from modeseek.solids.scoring import Scorer
@@ -53,9 +50,7 @@ VIEWS = 24
 ELEVATIONS = (10.0, 20.0, 30.0)
 THRESHOLD = 0.02  # of the F-score, in diameters
 FREE = 30.0  # degrees on either side of a view's centre, all of which have its name
-REACH = 1.05  # every solid is within this ball
 DENSE = 200_000  # points on a mesh, before the hidden ones are dropped
-SHORTEST = 0.002  # of a march's steps: thinner slivers can be stepped over
 
 
 class Shown(Protocol):
@@ -112,43 +107,6 @@ def true_images(scene: Scene, weights: Tensor, background: Tensor | None = None)
         slots[-1] = 0.0
         return (colour(weights, slots.expand(len(weights), -1, -1)) + weights[:, -1:] * background).clamp(0, 1)
     return colour(weights, slots.expand(len(weights), -1, -1))
-
-
-@cache
-def surface_points(structure: tuple[str, ...], count: int, *, seed: int = 0) -> Tensor:
-    """Random points spread evenly over a solid's surface, (count, 3) in double precision, on it to within 1e-9."""
-    distance = solid(structure).distance
-    rng = torch.Generator().manual_seed(seed)
-    found: list[Tensor] = []
-    while sum(map(len, found)) < count:
-        found.append(_crossings(distance, 2 * count, rng))
-    points = torch.cat(found)
-    return points[torch.randperm(len(points), generator=rng)[:count]]
-
-
-def _crossings(distance: Callable[[Tensor], Tensor], lines: int, rng: torch.Generator) -> Tensor:
-    """Where uniform random lines through the ball cross the surface."""
-    along = normalize(torch.randn(lines, 3, generator=rng, dtype=torch.float64), dim=1)
-    across = normalize(torch.linalg.cross(along, torch.randn(lines, 3, generator=rng, dtype=torch.float64)), dim=1)
-    offset = REACH * torch.rand(lines, 1, generator=rng, dtype=torch.float64).sqrt()  # uniform on the disc that the lines go through
-    start = offset * across - REACH * along
-    t = torch.zeros(lines, dtype=torch.float64)
-    here = distance(start)
-    crossed = []
-    while len(t):
-        step = here.abs().clamp_min(SHORTEST)
-        there = distance(start + (t + step)[:, None] * along)
-        change = (here < 0) != (there < 0)
-        crossed.append((start[change], along[change], t[change], step[change], here[change] < 0))
-        t, here = t + step, there
-        going = t < 2 * REACH
-        start, along, t, here = start[going], along[going], t[going], here[going]
-    origin, direction, low, width, inside = (torch.cat(column) for column in zip(*crossed, strict=True))
-    for _ in range(32):
-        width = width / 2
-        behind = (distance(origin + (low + width)[:, None] * direction) < 0) == inside
-        low = torch.where(behind, low + width, low)
-    return origin + low[:, None] * direction
 
 
 # ---------------------------------------------------------------- the scores
@@ -231,11 +189,10 @@ def rotation(images: Tensor, truth: Callable[[float], Tensor]) -> float:
     return best
 
 
-def _surface(volume: Volume) -> Mesh | None:
-    try:
+def _surface(volume: Volume) -> Mesh | None:  # None: diffuse or empty
+    with suppress(InvalidInput):
         return extract_mesh(volume, resolution=96)
-    except InvalidInput:  # diffuse or empty
-        return None
+    return None
 
 
 def shape_scores(
@@ -303,54 +260,3 @@ def side_accuracy(show: Callable[[Cameras], Tensor], prompt: str, *, classifier:
 
 def _background(nerf: Shown, rendered: Rendering, size: int) -> Tensor:
     return nerf.field.background(rendered.directions).float().cpu().reshape(1, size, size, 3).permute(0, 3, 1, 2)
-
-
-# ---------------------------------------------------------------- the upper bound
-def fit_to_truth(
-    prompt: str,
-    settings: NeRFSettings | None = None,
-    *,
-    steps: int = 1000,
-    lr: float = 0.05,
-    seed: int = 0,
-    bank: int = 120,
-    device: str | torch.device = "cpu",
-    progress: Callable[[int, float], None] | None = None,
-) -> NeRF:
-    """A NeRF fitted to true renders by their mean squared error, an upper bound for any distillation of the same NeRF.
-
-    Args:
-        prompt: the caption; without a background in it, grey.
-        settings: of the NeRF; None: the small one, with the views of the prior.
-        steps: of AdamW.
-        rate: learning rate, falling to 0 along a cosine.
-        seed: of the NeRF, the cameras and their order.
-        bank: true renders, traced once.
-        device: of the NeRF.
-        progress: called with the number of a step and its mean squared error.
-
-    Raises:
-        InvalidInput: the prompt names no scene, or no steps.
-    """
-    if min(steps, bank) < 1:
-        raise InvalidInput(f"a fit needs at least one step and one image, got {steps} and {bank}")
-    scene, _ = parse(prompt)
-    settings = (settings if settings is not None else NeRFSettings.cpu()).shortened(steps)
-    (height, width), rng = settings.views.size, torch.Generator().manual_seed(seed)
-    if height != width:
-        raise InvalidInput(f"true images are square, got views of {height} x {width}")
-    drawn = draw(Ranges.solids_views(), bank, rng=rng)
-    truth = true_images(scene, true_weights(scene, drawn, size=height)).to(device)
-    nerf = NeRF(settings, seed=seed).to(device)
-    optimiser = torch.optim.AdamW(nerf.groups(lr), betas=(0.9, 0.99), eps=1e-15)
-    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    for step in range(steps):
-        chosen = torch.randint(bank, (settings.views.count,), generator=rng)
-        error = ((nerf(drawn[chosen]) - truth[chosen]) ** 2).sum() / 2  # as distillation weighs it against the regularisers
-        optimiser.zero_grad()
-        error.backward()
-        optimiser.step()
-        falling.step()
-        if progress is not None:
-            progress(step, 2 * error.item() / truth[chosen].numel())
-    return nerf

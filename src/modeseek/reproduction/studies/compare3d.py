@@ -63,7 +63,7 @@ def summary(group: Sequence[Result]) -> Row:
 
 
 def differences(groups: dict[Key, list[Result]]) -> list[Row]:
-    """A row per denoiser, split, method and score: mean difference to the baseline over the same prompts and seeds, and its 95 % interval."""
+    """A row per denoiser, split, method and score: mean difference to the baseline over the same prompts and seeds, its 95 % interval."""
     rows = []
     for key, group in groups.items():
         if key[2:] == BASELINE or (*key[:2], *BASELINE) not in groups:
