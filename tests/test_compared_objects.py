@@ -96,7 +96,9 @@ def test_the_interval_covers_the_mean_as_often_as_it_says():
 def test_an_object_is_distilled_and_scored(monkeypatch):
     monkeypatch.setattr(objects, "opened", lambda choice: IdealSolidsPrior(count=16))
     method = objects.COMPARED[2]
-    cell = objects.ComparedObject(prompt=objects.TUNE_OBJECTS[0], seed=0, denoiser="ideal", split="tune", method=method, steps=40)
+    cell = objects.ComparedObject(
+        prompt=objects.TUNE_OBJECTS[0], seed=0, prior=PriorChoice(name="solids-ideal"), split="tune", method=method, steps=40
+    )
     result = cell.run()
     assert result.row["calls"] == 40
     assert result.row["metrics"]["PSNR"] > 19
