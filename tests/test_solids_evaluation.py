@@ -18,9 +18,9 @@ from modeseek.reproduction import EXPERIMENTS, Settings
 from modeseek.reproduction.object_cells import HELD_OUT_OBJECTS, FittedObject, TrueObject
 from modeseek.solids.captions import COMPOSITES, Scene, parse
 from modeseek.solids.evaluation import (
+    aligning_turn,
     facing,
     held_out_cameras,
-    rotation,
     score_object,
     seen_points,
     shape_scores,
@@ -222,8 +222,8 @@ def test_the_angle_of_a_rotation_is_found_within_the_free_range():
     def truth(angle):
         return base + abs(angle - 17.0) / 100
 
-    assert rotation(base, truth) == 17.5
-    assert rotation(base, lambda angle: base + abs(angle + 80.0) / 200) == -30.0  # no further than the names of views allow
+    assert aligning_turn(base, truth) == 17.5
+    assert aligning_turn(base, lambda angle: base + abs(angle + 80.0) / 200) == -30.0  # no further than the names of views allow
 
 
 def test_what_is_wrong_lowers_its_score():

@@ -130,7 +130,7 @@ def score_object(
         size: side of the images.
         points: on each of the two surfaces.
         classifier: None: the shipped one.
-        align: also compare with the rotated solid. Costs some 300 traced renders for the first object of each solid, 6 s.
+        align: also compare with the rotated solid. Costs up to 264 traced renders for the first object of a solid, 6 s.
 
     Raises:
         InvalidInput: the prompt names no scene.
@@ -156,7 +156,7 @@ def score_object(
     mesh = _surface(nerf.field) if mesh is None else mesh
     found |= shape_scores(nerf.field, scene.structure, mesh, points=points)
     if align:
-        turn = rotation(image, lambda angle: true_images(scene, _held_out_weights(scene.structure, size, angle), behind))
+        turn = aligning_turn(image, lambda angle: true_images(scene, _held_out_weights(scene.structure, size, angle), behind))
         weights = _held_out_weights(scene.structure, size, turn)
         found |= {
             "rotation": 0.0 - turn,
@@ -171,12 +171,14 @@ def score_object(
     )
 
 
-def rotation(images: Tensor, truth: Callable[[float], Tensor]) -> float:
-    """How far to go around a solid, in degrees within `FREE` and to 2.5, for its images to have the highest PSNR to the given ones.
+def aligning_turn(images: Tensor, truth: Callable[[float], Tensor]) -> float:
+    """Degrees, within `FREE` and to 2.5, that cameras move around a solid for its images to have the highest PSNR to the given ones.
+
+    A search over every 10 degrees, refined twice: 11 evaluations of `truth` at most.
 
     Args:
-        images: (n, 3, h, w).
-        truth: angle -> true images of that shape.
+        images: (n, 3, h, w) in [0, 1].
+        truth: angle in degrees -> true images of that shape.
     """
 
     @cache
