@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from modeseek.core.errors import InvalidInput
 from modeseek.reproduction.training import networks
 from modeseek.reproduction.training.data import STRUCTURES, Bank, build_bank, read_bank
-from modeseek.reproduction.training.losses import stored_latents, unet_loss
+from modeseek.reproduction.training.losses import noise_timesteps, stored_latents, unet_loss
 from modeseek.reproduction.training.networks import autoencoder, scheduler
 from modeseek.reproduction.training.solids import normalise
 from modeseek.reproduction.training.stage import Stage
@@ -268,6 +268,20 @@ def test_the_unets_loss_vanishes_at_the_exact_prediction(rng):
         loss(network, rng, seed)
     empty = (torch.cat(queried) == ids[-1].long()).all(1).float()
     assert abs(float(empty.mean()) - 0.1) < 4 * (0.1 * 0.9 / len(empty)) ** 0.5
+
+
+def test_noise_levels_of_training_are_where_the_denoiser_is_furthest_behind():
+    """Their quartiles are those of the stated mixture; the level without signal is among them."""
+    count = 20_000
+    t = noise_timesteps(count, torch.Generator().manual_seed(0))
+    alphas = scheduler().alphas_cumprod.double()
+    log_sigma = 0.5 * (1 / alphas - 1).log()
+    for level in (-1.0, 0.5, 1.7, 4.0):
+        normal = 0.5 * (1 + math.erf((level - 0.5) / 1.2 / 2**0.5))
+        wanted = 0.8 * normal + 0.2 * float((log_sigma < level).double().mean())
+        found = float((log_sigma[t] < level).double().mean())
+        assert abs(found - wanted) < 4 * (wanted * (1 - wanted) / count) ** 0.5 + 2e-3, level
+    assert int(t.max()) == len(alphas) - 1 and int(t.min()) == 0
 
 
 def test_the_text_tower_learns_with_the_unet():
