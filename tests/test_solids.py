@@ -281,7 +281,8 @@ def test_noise_levels_of_training_are_where_the_denoiser_is_furthest_behind():
         wanted = 0.8 * normal + 0.2 * float((log_sigma < level).double().mean())
         found = float((log_sigma[t] < level).double().mean())
         assert abs(found - wanted) < 4 * (wanted * (1 - wanted) / count) ** 0.5 + 2e-3, level
-    assert int(t.max()) == len(alphas) - 1 and int(t.min()) == 0
+    assert int(t.max()) == len(alphas) - 1
+    assert int(t.min()) == 0
 
 
 def test_the_text_tower_learns_with_the_unet():
