@@ -189,6 +189,24 @@ def test_a_lease_is_renewed_while_it_is_kept(tmp_path):
     assert leases.holder(path) is None
 
 
+@pytest.mark.parametrize("moment", ["taken", "released"])
+def test_an_interrupt_while_a_lease_is_taken_or_released_leaves_none(tmp_path, monkeypatch, moment):
+    """Ctrl-C may arrive between any two lines: here after the lease's file was created, or before it is removed."""
+    acquire = leases.acquire
+
+    def interrupted(*arguments, **keywords):
+        if moment == "taken":
+            acquire(*arguments, **keywords)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(leases if moment == "taken" else leases.Lease, "acquire" if moment == "taken" else "release", interrupted)
+    (cell,) = squares(tmp_path, 1)
+    other = leases._create(cell_path(squares(tmp_path, 2)[1], tmp_path), 0)  # a cell that another thread of this process runs
+    assert work(cell, tmp_path).state == "stopped"
+    assert other
+    assert [path.name.split(".")[0] for path in (tmp_path / "leases").iterdir()] == [cell_path(squares(tmp_path, 2)[1], tmp_path).stem]
+
+
 def test_a_cell_of_another_process_is_waited_for(tmp_path):
     """Another driver runs the cell meanwhile: this one neither repeats nor loses it."""
     (cell,) = squares(tmp_path, 1, seconds=1.0)

@@ -101,6 +101,14 @@ def acquire(path: Path, *, ttl: float = TTL) -> Lease | None:
         raise OutputError(f"cannot write to {path.parent}: {error.strerror or error}") from error
 
 
+def abandon(path: Path) -> None:
+    """Remove this process's own lease of a cell after an interrupt, which may have arrived while the lease was being taken or released."""
+    for generation in _generations(path):
+        if _parsed(_content(path, generation)) == _own():
+            with suppress(OSError):
+                _file(path, generation).unlink()
+
+
 def holder(path: Path) -> str | None:
     """Describe the holder of a cell's lease; None if there is none."""
     highest = max(_generations(path), default=None)
@@ -151,11 +159,16 @@ def _parsed(text: str) -> dict[str, object]:
     return {}
 
 
+def _own() -> dict[str, object]:
+    """What a lease says of its holder, of this process."""
+    return {"machine": machine(), "host": socket.gethostname(), "pid": os.getpid(), "start": _start(os.getpid())}
+
+
 def _create(path: Path, generation: int) -> bool:
     """Create the file with its content in one atomic step; False where it exists."""
     target = _file(path, generation)
     temporary = _folder(path) / f".{path.stem}.{os.getpid()}-{threading.get_ident()}.part"
-    text = json.dumps({"machine": machine(), "host": socket.gethostname(), "pid": os.getpid(), "start": _start(os.getpid())})
+    text = json.dumps(_own())
     for attempt in range(5):
         try:
             temporary.parent.mkdir(parents=True, exist_ok=True)

@@ -71,6 +71,7 @@ def work(cell: AnyCell, out: Path, *, low_memory: bool = False, ttl: float = lea
     except OutputError as error:
         return Outcome("output", str(error))
     except KeyboardInterrupt as error:
+        leases.abandon(path)
         return Outcome("stopped", type(error).__name__)
     finally:
         _Busy.cells -= 1
