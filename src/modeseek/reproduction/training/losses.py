@@ -131,8 +131,9 @@ def _log_sigma() -> Tensor:
 def noise_timesteps(count: int, rng: torch.Generator) -> Tensor:
     r"""Timesteps of a batch: (count,) in 0 ... 999.
 
-    Four in five have log sigma ~ N(0.5, 1.2^2), as in Karras et al. 2022 (arXiv:2206.00364, table 1) with a higher mean, because the UNet is furthest from the ideal denoiser at sigma 0.5 to 5, where edges and
-    orientation are decided. The others are uniform, so that every level is trained, the one without signal included.
+    Four in five have log sigma ~ N(0.5, 1.2^2), as in Karras et al. 2022 (arXiv:2206.00364, table 1) with a higher mean, because the UNet
+    is furthest from the ideal denoiser at sigma 0.5 to 5, where edges and orientation are decided. The others are uniform, so that every
+    level is trained, the one without signal included.
     """
     log_sigma, (mean, std) = _log_sigma(), LOG_SIGMA
     last = len(log_sigma)
