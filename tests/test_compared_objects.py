@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from modeseek.core.errors import InvalidInput
+from modeseek.distillation.recommend import VIEW_RECIPES
 from modeseek.metrics.bootstrap import bootstrap_interval
 from modeseek.priors.solids_ideal import IdealSolidsPrior
 from modeseek.reproduction import Settings
@@ -103,3 +104,11 @@ def test_an_object_is_distilled_and_scored(monkeypatch):
     assert result.row["calls"] == 40
     assert result.row["metrics"]["PSNR"] > 19
     assert result.arrays["turntable"].shape == (24, 3, 64, 64)
+
+
+def test_the_recipe_for_views_is_the_mean_shift_that_was_compared():
+    compared = next(method for method in objects.COMPARED if method.kind == "mean-shift")
+    recipe = VIEW_RECIPES["mean-shift"]
+    assert recipe.bandwidth == compared.learned
+    assert (recipe.steps, recipe.lr, recipe.schedule) == (objects.STEPS, objects.LR, "cosine")
+    assert (recipe.space, recipe.corrections) == ("difference", objects.CORRECTIONS)

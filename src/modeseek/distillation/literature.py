@@ -15,8 +15,8 @@
     hd-ode              one step of the high-density ODE per optimiser step                              1
 
 Settings are the authors' where they are stated for Stable Diffusion, otherwise the defaults of the estimators (`modeseek.gradients`). The
-optimiser and the number of steps were chosen for this package. None of these recipes was tuned. The null prompt is D_u, the guided denoiser
-at scale 0.
+optimiser and the number of steps were chosen for this package. None of these recipes was tuned but mean shift for views of an object
+(`modeseek.distillation.recommend`). The null prompt is D_u, the guided denoiser at scale 0.
 """
 
 from __future__ import annotations

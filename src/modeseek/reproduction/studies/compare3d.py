@@ -29,7 +29,7 @@ from modeseek.tasks.prior_choice import PriorChoice
 
 ALIGNED = ["aligned IoU", "aligned PSNR", "aligned F-score"]
 COLUMNS = ["IoU", "PSNR", "SSIM", "Chamfer", "F-score", *ALIGNED, "front", "back"]
-PAIRED = ["IoU", "PSNR", "F-score", *ALIGNED, "front", "back"]
+PAIRED = ["IoU", "PSNR", "SSIM", "F-score", *ALIGNED, "front", "back"]
 Key = tuple[str, ...]
 
 
