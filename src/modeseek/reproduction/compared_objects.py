@@ -3,7 +3,7 @@ r"""Text to 3-D under equal conditions: the ideal and the learned denoiser, prom
 Every method has the same NeRF, cameras, optimiser and number of steps, one denoiser call per view and step (`calls` says where a sampler
 needs more), the residual at the image ("difference") and, with the learned denoiser, the same consistent encoding. Only `COMPARED` differs:
 
-    SDS              sigma log-uniform, gradient weighted as |x - D|^2/2: the best of the settings tried on `TUNE_OBJECTS`
+    SDS              sigma log-uniform, gradient weighted as |x - D|^2/2
     SDS, annealed    sigma = l, falling as the bandwidth of mean shift does
     mean shift       y = D(x; l), one call
     MSD              one draw y of q(y|x) per step; of the ideal density exact and in one call, of the learned one by the reverse process

@@ -3,7 +3,7 @@ r"""Text to 3-D, mean shift against score distillation under equal conditions, w
 Conditions and settings are those of `modeseek.reproduction.compared_objects`: one NeRF, 250 steps of four views, one denoiser call per view
 and step (`calls` says where a draw needs more). `tune` rows are the pairs of prompt and seed that settings were chosen on, `score` rows are
 others. Scores are those of `modeseek.solids.evaluation` against the exact solids; "aligned" ones are after the rotation about the vertical
-axis, of at most 30 degrees, that names of views leave free. `paired` has the differences to the best SDS over the same prompts and
+axis, of at most 30 degrees, that names of views leave free. `paired` has the differences to SDS at random levels over the same prompts and
 seeds, with 95 % bootstrap intervals that resample whole prompts.
 
 The learned denoiser is that of `--prior`; with `--prior solids-ideal` there is the ideal one alone.
