@@ -74,11 +74,22 @@ def test_differences_are_paired_by_prompt_and_seed():
     results.append(made("mean shift", "one call", "e", 1, 99.0))  # without its partner: left out
     iou, decibels = compare3d.differences(compare3d.grouped(results))
     assert (iou["row"], decibels["row"]) == ("IoU", "PSNR")
-    assert decibels["method"] == "mean shift (one call) - SDS"
+    assert decibels["method"] == "mean shift (one call) - SDS (random level)"
     assert decibels["metrics"]["pairs"] == 8
     assert decibels["metrics"]["difference"] == pytest.approx(1.0)
     assert 0.85 < decibels["metrics"]["low"] < 1.0 < decibels["metrics"]["high"] < 1.15
     assert iou["metrics"]["low"] == iou["metrics"]["high"] == 0
+
+
+def test_differences_are_to_both_kinds_of_sds():
+    rows = {("SDS", "random level"): 20.0, ("SDS", "annealed level"): 21.5, ("mean shift", "one call"): 22.0}
+    results = [made(*key, prompt, 1, psnr) for key, psnr in rows.items() for prompt in "ab"]
+    found = {d["method"]: d["metrics"]["difference"] for d in compare3d.differences(compare3d.grouped(results)) if d["row"] == "PSNR"}
+    assert found == {
+        "SDS (annealed level) - SDS (random level)": 1.5,
+        "mean shift (one call) - SDS (random level)": 2.0,
+        "mean shift (one call) - SDS (annealed level)": 0.5,
+    }
 
 
 def test_the_interval_covers_the_mean_as_often_as_it_says():

@@ -105,7 +105,8 @@ COMPARED = (
     ComparedMethod(name="mean shift", row="one call", kind="mean-shift", ideal=(8.0, 0.5), learned=(3.0, 0.4)),
     ComparedMethod(name="MSD", row="one draw per step", kind="draw", ideal=(8.0, 0.5), learned=(3.0, 0.4)),
 )
-BASELINE = ("SDS", "random level")
+BASELINES = (("SDS", "random level"), ("SDS", "annealed level"))
+"""(method, row) that the others are compared with."""
 
 
 @dataclass(frozen=True, kw_only=True)

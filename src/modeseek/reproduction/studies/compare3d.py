@@ -3,8 +3,8 @@ r"""Text to 3-D, mean shift against score distillation under equal conditions, w
 Conditions and settings are those of `modeseek.reproduction.compared_objects`: one NeRF, 250 steps of four views, one denoiser call per view
 and step (`calls` says where a draw needs more). `tune` rows are the pairs of prompt and seed that settings were chosen on, `score` rows are
 others. Scores are those of `modeseek.solids.evaluation` against the exact solids; "aligned" ones are after the rotation about the vertical
-axis, of at most 30 degrees, that names of views leave free. `paired` has the differences to SDS at random levels over the same prompts and
-seeds, with 95 % bootstrap intervals that resample whole prompts.
+axis, of at most 30 degrees, that names of views leave free. `paired` has the differences to SDS at random and at annealed levels over the
+same prompts and seeds, with 95 % bootstrap intervals that resample whole prompts.
 
 The learned denoiser is that of `--prior`; with `--prior solids-ideal` there is the ideal one alone.
 """
@@ -19,7 +19,7 @@ import torch
 
 from modeseek.metrics.bootstrap import bootstrap_error, bootstrap_interval
 from modeseek.plots.images import save_sheet, tiled
-from modeseek.reproduction.compared_objects import BASELINE, IDEAL, SCORE_OBJECTS, SCORE_SEEDS, TUNE_OBJECTS, TUNE_SEEDS, compared
+from modeseek.reproduction.compared_objects import BASELINES, IDEAL, SCORE_OBJECTS, SCORE_SEEDS, TUNE_OBJECTS, TUNE_SEEDS, compared
 from modeseek.reproduction.experiment import Experiment, Settings
 from modeseek.reproduction.image_cells import shown
 from modeseek.reproduction.object_cells import faces
@@ -63,27 +63,35 @@ def summary(group: Sequence[Result]) -> Row:
 
 
 def differences(groups: dict[Key, list[Result]]) -> list[Row]:
-    """A row per denoiser, split, method and score: mean difference to the baseline over the same prompts and seeds, its 95 % interval."""
+    """A row per baseline, denoiser, split, method and score: mean difference over the same prompts and seeds, its 95 % interval."""
     rows = []
-    for key, group in groups.items():
-        if key[2:] == BASELINE or (*key[:2], *BASELINE) not in groups:
+    for baseline in BASELINES:
+        for key, group in groups.items():
+            if key[2:] not in BASELINES[: BASELINES.index(baseline) + 1] and (*key[:2], *baseline) in groups:
+                rows += paired(group, groups[(*key[:2], *baseline)])
+    return rows
+
+
+def paired(group: Sequence[Result], base: Sequence[Result]) -> list[Row]:
+    """A row per score: the mean difference of two methods over the prompts and seeds that both have."""
+    scores = {(r.row["prompt"], r.row["seed"]): r.row["metrics"] for r in base}
+    head = {name: group[0].row[name] for name in ("density", "denoiser", "split", "guidance", "calls", "sampler")}
+    (method, row), (other_method, other_row) = ((r.row["method"], r.row["row"]) for r in (group[0], base[0]))
+    head["method"] = f"{method} ({row}) - {other_method} ({other_row})"
+    rows = []
+    for name in PAIRED:
+        by_prompt: dict[str, list[float]] = {}
+        for result in group:
+            other = scores.get((result.row["prompt"], result.row["seed"]), {})
+            if name in other and name in result.row["metrics"]:
+                by_prompt.setdefault(result.row["prompt"], []).append(result.row["metrics"][name] - other[name])
+        if not by_prompt:
             continue
-        base = {(r.row["prompt"], r.row["seed"]): r.row["metrics"] for r in groups[(*key[:2], *BASELINE)]}
-        head = {name: group[0].row[name] for name in ("density", "denoiser", "split", "guidance", "calls", "sampler")}
-        head["method"] = f"{key[2]} ({key[3]}) - {BASELINE[0]}"
-        for name in PAIRED:
-            by_prompt: dict[str, list[float]] = {}
-            for result in group:
-                other = base.get((result.row["prompt"], result.row["seed"]), {})
-                if name in other and name in result.row["metrics"]:
-                    by_prompt.setdefault(result.row["prompt"], []).append(result.row["metrics"][name] - other[name])
-            if not by_prompt:
-                continue
-            pairs = sum(map(len, by_prompt.values()))
-            metrics: dict[str, Any] = {"pairs": pairs, "difference": sum(sum(values) for values in by_prompt.values()) / pairs}
-            if len(by_prompt) > 1:
-                metrics["low"], metrics["high"] = bootstrap_interval(list(by_prompt.values()))
-            rows.append({**head, "row": name, "metrics": metrics, "seconds": 0.0})
+        pairs = sum(map(len, by_prompt.values()))
+        metrics: dict[str, Any] = {"pairs": pairs, "difference": sum(sum(values) for values in by_prompt.values()) / pairs}
+        if len(by_prompt) > 1:
+            metrics["low"], metrics["high"] = bootstrap_interval(list(by_prompt.values()))
+        rows.append({**head, "row": name, "metrics": metrics, "seconds": 0.0})
     return rows
 
 
