@@ -2,18 +2,23 @@
 
 import json
 import shutil
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
 
 from modeseek.cli import main
+from modeseek.cli.objects import Object, object_run
 from modeseek.core.errors import Degenerate, InvalidInput, OutputError
 from modeseek.core.files import read_state
 from modeseek.distillation.interface import resized
 from modeseek.distillation.recipes import METHOD_RECIPES, get_recipe
-from modeseek.distillation.recommend import VIEW_RECIPES
+from modeseek.distillation.recommend import PAPER_VIEW_RECIPES, VIEW_RECIPES
 from modeseek.priors.view_dependent import ViewDependentPrior
+from modeseek.solids.captions import parse
+from modeseek.solids.rendering import Cameras as SolidCameras
+from modeseek.solids.rendering import render as render_solid
 from modeseek.tasks import text_to_3d
 from modeseek.tasks.text_to_3d import ObjectRun, distill_object, reopened, steps_of, volume_of
 from modeseek.tasks.text_to_image import PriorChoice
@@ -139,6 +144,32 @@ def test_an_object_that_is_lost_stops_its_run(pipeline_folder, tmp_path, monkeyp
         list(distill_object(run, tmp_path))
     assert not json.loads((tmp_path / "run.json").read_text())["finished"]
     assert (tmp_path / "preview.png").exists()
+
+
+@pytest.mark.parametrize("name", ["white", "grey", "black", "navy"])
+def test_the_background_is_fixed_at_the_priors(name):
+    """The NeRF starts with the colour of the true renders and keeps it."""
+    run = ObjectRun(
+        prompt=f"a red cone, {name} background", recipe=get_recipe("mean-shift", recipes=VIEW_RECIPES, steps=2), size=64, views=1
+    )
+    prior = run.prior.open()
+    nerf, camera = volume_of(run, prior), SolidCameras(torch.zeros(1), torch.full((1,), 20.0), torch.full((1,), 3.2))
+    truth = render_solid(parse(run.prompt)[0], camera, size=64)[0, :, 0, 0]
+    assert torch.allclose(nerf.render().image[0, :, 0, 0], truth, atol=0.02)
+    first = nerf.field.colour.clone()
+    list(steps_of(run, prior, nerf))
+    assert torch.equal(nerf.field.colour, first)
+
+
+def test_the_papers_volume_learns_its_background():
+    assert text_to_3d.untrained_nerf(ObjectRun(prompt="a cat", preset="paper"), (16, 16)).settings.field.background == "mlp"
+
+
+def test_default_methods():
+    """The method of the embedded prior's comparison with the small volume, the paper's with the paper's."""
+    small, paper = (object_run(Object(prompt="a red cone", preset=preset))[0] for preset in ("cpu", "paper"))
+    assert (small.recipe, paper.recipe) == (VIEW_RECIPES["mean-shift"], PAPER_VIEW_RECIPES["msd"])
+    assert ObjectRun(prompt="a red cone").recipe == small.recipe
 
 
 def test_cameras_stay_as_long_as_a_target(pipeline_folder):

@@ -41,13 +41,13 @@ def tabs(root: Path) -> list[Tab]:
     from modeseek.distillation.recommend import VIEW_RECIPES
     from modeseek.tasks.editing import EDIT_RECIPES
 
-    image = Tab("Image", _default_first(RECIPES), partial(image_job, root), representations=("mlp", "pixels", "latents"))
+    image = Tab("Image", _first(RECIPES, "msd"), partial(image_job, root), representations=("mlp", "pixels", "latents"))
     edit = Tab("Edit", tuple(EDIT_RECIPES), partial(edit_job, root), many=False, image=True)
-    return [image, Tab("3-D", _default_first(VIEW_RECIPES), partial(object_job, root), many=False), edit]
+    return [image, Tab("3-D", _first(VIEW_RECIPES, "mean-shift"), partial(object_job, root), many=False), edit]
 
 
-def _default_first(recipes: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(sorted(recipes, key=lambda name: name != "msd"))
+def _first(recipes: dict[str, Any], default: str) -> tuple[str, ...]:
+    return tuple(sorted(recipes, key=lambda name: name != default))
 
 
 def _shared(form: dict[str, Any]) -> dict[str, Any]:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class Object(Prompted, Logged):
     """Distil a 3-D object from a prompt into OUT: a page, turntable, depth, normals, mesh. Resumes after a kill."""
 
-    method: str = "msd"
-    """msd, msd-persistent, msd-published, sds, vsd or sdi."""
+    method: str | None = None
+    """mean-shift (the default), msd (the default with the paper's preset), msd-published, sds, vsd, sdi, ..."""
     preset: Literal["cpu", "paper"] = "cpu"
     """A small volume for the embedded prior, or the paper's."""
     steps: int | None = None
@@ -57,6 +57,11 @@ class Export:
     """Side of the texture in texels; 0: vertex colours."""
 
 
+def method_of(command: Object) -> str:
+    """The name of the method, chosen or default."""
+    return command.method or ("msd" if command.preset == "paper" else "mean-shift")
+
+
 def object_run(command: Object) -> tuple[ObjectRun, Path]:
     """Return the run that the options describe, and its folder.
 
@@ -69,11 +74,11 @@ def object_run(command: Object) -> tuple[ObjectRun, Path]:
 
     names = ("steps", "guidance", "sampler_steps", "refresh", "lr")
     recipes = PAPER_VIEW_RECIPES if command.preset == "paper" else VIEW_RECIPES
-    recipe = get_recipe(command.method, recipes=recipes, **{name: getattr(command, name) for name in names})
+    recipe = get_recipe(method_of(command), recipes=recipes, **{name: getattr(command, name) for name in names})
     chosen: dict[str, Any] = {"prompt": command.prompt, "negative": command.negative, "prior": prior_choice(command), "recipe": recipe}
     chosen |= {"preset": command.preset, "views": command.views, "perp_neg": command.perp_neg, "seed": command.seed}
     chosen |= {"size": command.size, "low": command.low}
-    return ObjectRun(**chosen), run_folder(command.out, "3d", command.prompt, command.method)
+    return ObjectRun(**chosen), run_folder(command.out, "3d", command.prompt, method_of(command))
 
 
 def object_3d(command: Object) -> None:
@@ -84,7 +89,7 @@ def object_3d(command: Object) -> None:
     run, out = object_run(command)
     with process_group(command.device) as ranks:
         steps = distill_object(run, out, ranks=ranks, command=command_line("3d", command))
-        follow(command, command.method, steps, out, total=run.recipe.steps, calls="denoiser calls per view", shown=ranks.is_main)
+        follow(command, method_of(command), steps, out, total=run.recipe.steps, calls="denoiser calls per view", shown=ranks.is_main)
     if ranks.is_main:
         made = sorted(path for path in out.iterdir() if path.suffix in (".gif", ".glb", ".html", ".json", ".png"))
         report_files(made, json_lines=command.json)

@@ -24,13 +24,13 @@ VIEW_RECIPES: dict[str, Recipe] = {
     "msd-persistent": replace(_VIEW, method="msd-persistent", refresh=1),
     **{name: replace(RECIPES[name], steps=250, lr=0.02, schedule="cosine") for name in ("msd-published", "sds", "vsd", "sdi")},
     **{name: replace(recipe, steps=250, lr=0.02, schedule="cosine") for name, recipe in METHOD_RECIPES.items()},
-    "mean-shift": replace(METHOD_RECIPES["mean-shift"], steps=250, lr=0.06, space="difference", bandwidth=(3.0, 0.4)),
+    "mean-shift": replace(METHOD_RECIPES["mean-shift"], steps=250, lr=0.06, corrections=0, bandwidth=(3.0, 0.4)),
 }
 """Recipes for views of an object, for a small volume; `modeseek 3d --method NAME`.
 
 So few steps need a higher learning rate than the paper's, and a falling one. Residuals that pass through the encoder allow a third of the
-rate of residuals in image space: at 0.08 SDS ends in a diffuse density. "mean-shift" is the method of that name in
-`modeseek.reproduction.compared_objects`; in image space its colours drift.
+rate of residuals in image space: at 0.08 SDS ends in a diffuse density. "mean-shift", the default of
+`modeseek 3d`, is the method of that name in `modeseek.reproduction.compared_objects`.
 """
 PAPER_VIEW_RECIPES = {name: replace(recipe, steps=10_000, lr=1e-2, schedule="constant") for name, recipe in VIEW_RECIPES.items()}
 """The same with the paper's optimiser, for the paper's volume (Thamizharasan et al. 2025, section 4.4)."""

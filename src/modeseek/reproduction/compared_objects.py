@@ -1,7 +1,7 @@
 r"""Text to 3-D under equal conditions: the ideal and the learned denoiser, prompts and seeds for tuning kept apart from those for scoring.
 
 Every method has the same NeRF, cameras, optimiser and number of steps, one denoiser call per view and step (`calls` says where a sampler
-needs more), the residual at the image ("difference") and, with the learned denoiser, the same consistent encoding. Only `COMPARED` differs:
+needs more), the residual at the image and the background fixed at the colour of a sample. Only `COMPARED` differs:
 
     SDS              sigma log-uniform, gradient weighted as |x - D|^2/2
     SDS, annealed    sigma = l, falling as the bandwidth of mean shift does
@@ -27,7 +27,6 @@ from modeseek.distillation.loop import optimise
 from modeseek.distillation.recipes import Recipe
 from modeseek.gradients import MSD, SDS, Estimate, Gradient, MeanShift, NoiseLevels
 from modeseek.gradients.base import residual
-from modeseek.priors.consistent import consistent_encode
 from modeseek.priors.solids_ideal import IdealSolidsPrior, render_density
 from modeseek.priors.view_dependent import ViewDependentPrior
 from modeseek.product.reverse import ReverseSampler
@@ -59,7 +58,6 @@ SCORE_SEEDS = (10, 11, 12, 13)
 
 IDEAL = "solids-ideal"
 STEPS, LR = 250, 0.06
-CORRECTIONS = 3  # of the encoding, with the learned denoiser
 REVERSE_STEPS = 4  # of a draw with the learned denoiser
 Bandwidths = tuple[float, float]
 
@@ -136,7 +134,6 @@ class ComparedObject:
         prior: "solids-ideal", or a learned prior of the same captions.
         split: "tune" or "score": which list the prompt and the seed are from.
         method: the method and its settings.
-        corrections: of each encoding; the ideal prior has no codec.
         steps: optimiser steps.
     """
 
@@ -145,7 +142,6 @@ class ComparedObject:
     prior: PriorChoice
     split: Split
     method: ComparedMethod
-    corrections: int = 0
     steps: int = STEPS
 
     @property
@@ -159,7 +155,7 @@ class ComparedObject:
 
     def run(self) -> Result:
         prior = opened(self.prior)
-        recipe = Recipe(method="sds", space="difference", steps=self.steps, lr=LR, schedule="cosine", corrections=self.corrections)
+        recipe = Recipe(method="sds", space="image", steps=self.steps, lr=LR, schedule="cosine")
         run = ObjectRun(prompt=self.prompt, prior=self.prior, recipe=recipe, seed=self.seed)
         nerf = volume_of(run, prior)
         viewed = ViewDependentPrior(prior=prior, names=lambda: nerf.cameras.names)
@@ -170,10 +166,9 @@ class ComparedObject:
 
         denoiser = viewed.denoiser([self.prompt] * nerf.settings.views.count)
         gradient = self.method.gradient(self.denoiser, denoiser, draw)
-        settings: dict[str, Any] = {"steps": self.steps, "lr": LR, "schedule": "cosine", "space": "difference", "seed": self.seed}
-        encode = partial(consistent_encode, encode=prior.encode, decode=prior.decode, corrections=self.corrections)
+        settings: dict[str, Any] = {"steps": self.steps, "lr": LR, "schedule": "cosine", "space": "image", "seed": self.seed}
         calls = 0.0
-        for step in optimise(nerf, gradient, optimiser=partial(_adamw, nerf), encode=encode, decode=prior.decode, **settings):
+        for step in optimise(nerf, gradient, optimiser=partial(_adamw, nerf), encode=prior.encode, decode=prior.decode, **settings):
             calls = step.calls
         first, last = self.method.levels(self.denoiser)
         row: dict[str, Any] = {"density": "solids", "denoiser": self.denoiser, "split": self.split, "method": self.method.name}
@@ -183,7 +178,7 @@ class ComparedObject:
 
 
 def _adamw(nerf: Any, parameters: Any, lr: float) -> torch.optim.Optimizer:
-    del parameters  # the NeRF's own groups: its background has a learning rate of its own
+    del parameters  # the NeRF's own groups, without its fixed background
     return torch.optim.AdamW(nerf.groups(lr), betas=(0.9, 0.99), eps=1e-15)
 
 
@@ -208,15 +203,7 @@ def compared(
     if tune:
         splits.insert(0, ("tune", TUNE_OBJECTS, TUNE_SEEDS))
     return [
-        ComparedObject(
-            prompt=prompt,
-            seed=seed,
-            prior=prior,
-            split=split,
-            method=method,
-            corrections=0 if prior.name == IDEAL else CORRECTIONS,
-            steps=steps,
-        )
+        ComparedObject(prompt=prompt, seed=seed, prior=prior, split=split, method=method, steps=steps)
         for prior in priors
         for split, objects, numbers in splits
         for seed in numbers

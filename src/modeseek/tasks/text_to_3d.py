@@ -41,6 +41,7 @@ from modeseek.scaling.ranks import ALONE, Ranks
 from modeseek.tasks.prior_choice import SOLIDS, PriorChoice
 from modeseek.tasks.provenance import described
 from modeseek.tasks.run_folder import CurveLog, claimed, complete, plain_config, write_lines
+from modeseek.tasks.sampling import background_of
 
 PREVIEWS = 20
 PATIENCE = 3  # a run stops when its object is degenerate at this many previews in a row
@@ -67,7 +68,7 @@ class ObjectRun:
     prompt: str
     negative: str = ""
     prior: PriorChoice = field(default_factory=PriorChoice)
-    recipe: Recipe = VIEW_RECIPES["msd"]
+    recipe: Recipe = VIEW_RECIPES["mean-shift"]
     preset: Literal["cpu", "paper"] = "cpu"
     views: int | None = None
     size: int | None = None
@@ -87,8 +88,11 @@ class ObjectRun:
 
 
 def volume_of(run: ObjectRun, prior: ImagePrior) -> NeRF:
-    """The untrained NeRF of a run on the prior's device."""
-    return untrained_nerf(run, prior.image_size).to(prior.device)
+    """The untrained NeRF of a run on the prior's device; a fixed background has the colour that the prior gives it (`background_of`)."""
+    nerf = untrained_nerf(run, prior.image_size).to(prior.device)
+    if nerf.settings.field.background == "fixed":
+        nerf.field.set_background(background_of(prior, f"{run.prompt}, front view", seed=run.seed))
+    return nerf
 
 
 def untrained_nerf(run: ObjectRun, image_size: tuple[int, int] | None) -> NeRF:
@@ -116,6 +120,8 @@ def untrained_nerf(run: ObjectRun, image_size: tuple[int, int] | None) -> NeRF:
     views = replace(
         settings.views, count=run.views or settings.views.count, size=size, low=low, distributions=distributions, refresh=run.recipe.refresh
     )
+    if run.preset == "cpu":
+        settings = replace(settings, field=replace(settings.field, background="fixed"), background_first=0)
     return NeRF(replace(settings, views=views).shortened(run.recipe.steps), seed=run.seed)
 
 
@@ -147,7 +153,7 @@ def steps_of(
 
 
 def _optimiser(nerf: NeRF, parameters: Any, lr: float) -> torch.optim.Optimizer:
-    del parameters  # the NeRF's own groups: the background has a rate of its own
+    del parameters  # the NeRF's own groups: a background has a rate of its own
     return torch.optim.AdamW(nerf.groups(lr), betas=(0.9, 0.99), eps=1e-15)
 
 

@@ -59,8 +59,8 @@ class FieldSettings:
         blob: term added to the raw density, or None.
         blob_scale: value of the blob in the middle, before the activation.
         blob_width: radius at which "magic3d" crosses 0; standard deviation of "dreamfusion".
-        background: "mlp" (a function of the direction) or "constant".
-        colour: initial colour of a constant background, inside (0, 1).
+        background: "mlp" (a function of the direction), "constant" (one learned colour) or "fixed" (one colour that is not optimised).
+        colour: of a fixed background, or the initial one of a constant background; inside (0, 1).
         backend: of the hash grid, see `backends`.
     """
 
@@ -72,7 +72,7 @@ class FieldSettings:
     blob: Literal["magic3d", "dreamfusion"] | None = "magic3d"
     blob_scale: float = 10.0
     blob_width: float = 0.5
-    background: Literal["mlp", "constant"] = "mlp"
+    background: Literal["mlp", "constant", "fixed"] = "mlp"
     colour: tuple[float, float, float] = (0.5, 0.5, 0.5)
     backend: Backend = "torch"
 
@@ -81,8 +81,8 @@ class FieldSettings:
             raise InvalidInput(f"a field needs positive sizes and a colour inside (0, 1), got {self}")
         if self.activation not in ("softplus", "exp") or self.blob not in ("magic3d", "dreamfusion", None):
             raise InvalidInput(f"activation {self.activation!r} or blob {self.blob!r} is unknown: see FieldSettings")
-        if self.background not in ("mlp", "constant"):
-            raise InvalidInput(f"background {self.background!r} is unknown: choose mlp or constant")
+        if self.background not in ("mlp", "constant", "fixed"):
+            raise InvalidInput(f"background {self.background!r} is unknown: choose mlp, constant or fixed")
 
 
 class Field(nn.Module):
@@ -109,7 +109,8 @@ class Field(nn.Module):
         if settings.background == "mlp":
             self.background_head = perceptron([9, 16, 16, 3], rng)
         else:
-            self.colour = nn.Parameter(torch.tensor(settings.colour, dtype=torch.float32).logit() / COLOUR_GAIN)
+            colour = torch.tensor(settings.colour, dtype=torch.float32).logit() / COLOUR_GAIN
+            self.colour = nn.Parameter(colour, requires_grad=settings.background == "constant")
 
     @property
     def radius(self) -> float:
@@ -139,9 +140,14 @@ class Field(nn.Module):
 
     def background(self, directions: Tensor) -> Tensor:
         """Colour of the background along unit directions (n, 3): (n, 3)."""
-        if self.settings.background == "constant":
+        if self.settings.background != "mlp":
             return (COLOUR_GAIN * self.colour).sigmoid().expand(len(directions), 3)
         return self.background_head(harmonics(directions)).sigmoid()
+
+    @torch.no_grad()
+    def set_background(self, colour: Tensor) -> None:
+        """Set the colour of a fixed or constant background: (3,) in [0, 1], kept 0.01 away from the ends."""
+        self.colour.copy_(colour.to(self.colour).clamp(0.01, 0.99).logit() / COLOUR_GAIN)
 
     def _density(self, points: Tensor, features: Tensor) -> Tensor:
         raw = self.density_head(features)[:, 0] + self._blob(points)

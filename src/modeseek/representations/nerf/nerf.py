@@ -106,7 +106,7 @@ class NeRF(nn.Module):
     def groups(self, lr: float, *, background: float | None = None) -> list[dict[str, Any]]:
         """Parameter groups for an optimiser: the volume at the learning rate `rate`, the background at `background` times it.
 
-        By default that factor is 0.1 for a network (threestudio: 0.01 and 0.001) and 1 for a constant colour.
+        By default that factor is 0.1 for a network (threestudio: 0.01 and 0.001) and 1 for a constant colour; a fixed one is in no group.
 
         Example:
             >>> nerf = NeRF.cpu()
@@ -116,7 +116,7 @@ class NeRF(nn.Module):
         """
         share = background if background is not None else 0.1 if self.settings.field.background == "mlp" else 1.0
         behind = ("field.background_head.", "field.colour")
-        named: Iterable[tuple[str, nn.Parameter]] = list(self.named_parameters())
+        named: Iterable[tuple[str, nn.Parameter]] = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
         parts = [[p for name, p in named if name.startswith(behind) == is_behind] for is_behind in (False, True)]
         return [{"params": parts[0], "lr": lr}, {"params": parts[1], "lr": lr * share}]
 
