@@ -533,6 +533,39 @@ def test_the_background_is_learned_alone_at_first():
     assert early.field.density_head[0].weight.grad.abs().max() > 0
 
 
+def test_backgrounds_drawn_for_views_are_those_of_the_field():
+    """Each view equals that of a NeRF whose own background has the drawn colour, and its gradient too; other renders have the field's."""
+    palette = (("white", (0.9, 0.9, 0.9)), ("red", (0.8, 0.1, 0.1)))
+    settings = replace(TINY, views=replace(TINY.views, count=6, backgrounds=palette), shading=None)
+    nerf, gradient = NeRF(settings, seed=2), torch.randn(6, 3, 10, 10, generator=seeded(3))
+    image = nerf()
+    image.backward(gradient)
+    names = [name.split(" background, ")[0] for name in nerf.view_names]
+    assert set(names) == {"white", "red"}
+    assert [name.split(", ")[1] for name in nerf.view_names] == list(nerf.cameras.names)
+    total = 0
+    for name, colour in palette:
+        own = replace(settings, views=replace(settings.views, backgrounds=()), field=replace(settings.field, colour=colour))
+        plain, chosen = NeRF(own, seed=2), torch.tensor([n == name for n in names])
+        other = plain()
+        assert_close(image[chosen], other[chosen])
+        other.backward(gradient * chosen[:, None, None, None])
+        total = total + plain.field.density_head[0].weight.grad
+    assert_close(nerf.field.density_head[0].weight.grad, total)
+    assert_close(
+        nerf.render().image, NeRF(replace(settings, views=replace(settings.views, backgrounds=())), seed=2).render(nerf.cameras).image
+    )
+
+
+def test_backgrounds_stay_as_long_as_their_cameras():
+    palette = (("white", (0.9, 0.9, 0.9)), ("red", (0.8, 0.1, 0.1)))
+    nerf, seen = NeRF(replace(TINY, views=replace(TINY.views, count=8, backgrounds=palette, refresh=2)), seed=1), []
+    for _ in range(4):
+        nerf()
+        seen.append(nerf.view_names)
+    assert seen[0] == seen[1] != seen[2] == seen[3]
+
+
 @pytest.mark.slow
 def test_a_nerf_fits_images_of_a_solid():
     scene = Scene(shape="cube", colour="red", background="white")

@@ -160,6 +160,21 @@ def test_the_background_is_fixed_at_the_priors(name):
     assert torch.equal(nerf.field.colour, first)
 
 
+def test_prompts_follow_the_backgrounds(monkeypatch):
+    """Every view's prompt names the background that it is rendered on, instead of the run's own, which later renders have."""
+    run = ObjectRun(prompt="a red cone, navy background", recipe=get_recipe("mean-shift", recipes=VIEW_RECIPES, steps=1), views=6)
+    prior, seen = run.prior.open(), []
+    make = type(prior).denoiser
+    monkeypatch.setattr(type(prior), "denoiser", lambda self, prompts, **kind: seen.append(list(prompts)) or make(self, prompts, **kind))
+    nerf = volume_of(run, prior)
+    assert seen.pop() == ["a red cone, navy background, front view"]
+    list(steps_of(run, prior, nerf))
+    assert seen == [[f"a red cone, {name} view" for name in nerf.view_names]]
+    assert len(set(seen[0])) > 1
+    perp = text_to_3d.untrained_nerf(ObjectRun(**{**vars(run), "perp_neg": True}), prior.image_size)
+    assert perp.settings.views.backgrounds == ()  # Perp-Neg's other views would lack the background
+
+
 def test_the_papers_volume_learns_its_background():
     assert text_to_3d.untrained_nerf(ObjectRun(prompt="a cat", preset="paper"), (16, 16)).settings.field.background == "mlp"
 

@@ -5,9 +5,9 @@ error of one round trip is added once per step, and a local kernel, whose steps 
 
     x <- x + E(I) - E(D(x)),    x = E(I) at first,
 
-converges because E o D is close to the identity. Its fixed point decodes to an image with the same latent as I: for images that D can
-produce, to I itself. Far from the data, for a flat background that no training image had, it can
-oscillate: there no correction is better. Each correction costs one decoder and one encoder pass without gradients, and no denoiser call.
+converges where E o D is close to the identity, on the data. Its fixed point decodes to an image with the same latent as I: for images that
+D can produce, to I itself. Far from the data, such as a flat background that no training image had, it can oscillate, and no correction is
+better. Each correction costs one decoder and one encoder pass without gradients, and no denoiser call.
 """
 
 from __future__ import annotations

@@ -72,9 +72,9 @@ class RenderDensity:
             self.centre, self.points, self.half_squares = (t.to(device) for t in (self.centre, self.points, self.half_squares))
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=16)
 def render_density(scene: Scene, view: str | None, count: int, seed: int) -> RenderDensity:
-    """Return the density of a caption's renders, cached for the last eight captions (50 MB each at 1024 renders)."""
+    """Return the density of a caption's renders, cached for the last sixteen captions (50 MB each at 1024 renders)."""
     return RenderDensity(true_renders(scene, view, count, size=SIZE, seed=seed))
 
 

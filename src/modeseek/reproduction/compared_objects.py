@@ -1,7 +1,7 @@
 r"""Text to 3-D under equal conditions: the ideal and the learned denoiser, prompts and seeds for tuning kept apart from those for scoring.
 
 Every method has the same NeRF, cameras, optimiser and number of steps, one denoiser call per view and step (`calls` says where a sampler
-needs more), the residual at the image and the background fixed at the colour of a sample. Only `COMPARED` differs:
+needs more), the residual at the image, random backgrounds. Only `COMPARED` differs:
 
     SDS              sigma log-uniform, gradient weighted as |x - D|^2/2
     SDS, annealed    sigma = l, falling as the bandwidth of mean shift does
@@ -36,7 +36,7 @@ from modeseek.solids.evaluation import score_object
 from modeseek.sweeps.cells import Result
 from modeseek.sweeps.worker import opened
 from modeseek.tasks.prior_choice import PriorChoice
-from modeseek.tasks.text_to_3d import TURNTABLE, ObjectRun, around, volume_of
+from modeseek.tasks.text_to_3d import TURNTABLE, ObjectRun, around, prompt_of, volume_of
 
 DenoiserName = Literal["ideal", "learned"]
 Split = Literal["tune", "score"]
@@ -158,13 +158,13 @@ class ComparedObject:
         recipe = Recipe(method="sds", space="image", steps=self.steps, lr=LR, schedule="cosine")
         run = ObjectRun(prompt=self.prompt, prior=self.prior, recipe=recipe, seed=self.seed)
         nerf = volume_of(run, prior)
-        viewed = ViewDependentPrior(prior=prior, names=lambda: nerf.cameras.names)
+        viewed, prompt = ViewDependentPrior(prior=prior, names=lambda: nerf.view_names), prompt_of(run, nerf)
 
         def draw(x: Tensor, bandwidth: Tensor, rng: torch.Generator) -> Tensor:
             assert isinstance(prior, IdealSolidsPrior)
-            return exact_draw(prior, [f"{self.prompt}, {name} view" for name in nerf.cameras.names], x, bandwidth, rng)
+            return exact_draw(prior, [f"{prompt}, {name} view" for name in nerf.view_names], x, bandwidth, rng)
 
-        denoiser = viewed.denoiser([self.prompt] * nerf.settings.views.count)
+        denoiser = viewed.denoiser([prompt] * nerf.settings.views.count)
         gradient = self.method.gradient(self.denoiser, denoiser, draw)
         settings: dict[str, Any] = {"steps": self.steps, "lr": LR, "schedule": "cosine", "space": "image", "seed": self.seed}
         calls = 0.0

@@ -138,3 +138,13 @@ def check_words(prompt: str) -> None:
     if unknown:
         known = " ".join(word for word in WORDS if word != ",")
         raise InvalidInput(f"the vocabulary of this prior does not contain {', '.join(map(repr, unknown))}; its words are {known}")
+
+
+def without_background(prompt: str) -> str:
+    """The prompt without the name of its background.
+
+    Example:
+        >>> without_background("a red cube, navy background, front view")
+        'a red cube, front view'
+    """
+    return re.sub(rf"\s*,\s*({'|'.join(BACKGROUNDS)}) background", "", prompt, flags=re.IGNORECASE)

@@ -38,6 +38,7 @@ from modeseek.plots.images import save_animation, save_image, save_sheet, tiled
 from modeseek.priors.base import ImagePrior
 from modeseek.representations.nerf import Cameras, NeRF, NeRFSettings, Ranges, degenerate, extract_mesh
 from modeseek.scaling.ranks import ALONE, Ranks
+from modeseek.solids.captions import BACKGROUNDS, without_background
 from modeseek.tasks.prior_choice import SOLIDS, PriorChoice
 from modeseek.tasks.provenance import described
 from modeseek.tasks.run_folder import CurveLog, claimed, complete, plain_config, write_lines
@@ -101,28 +102,25 @@ def untrained_nerf(run: ObjectRun, image_size: tuple[int, int] | None) -> NeRF:
     Args:
         run: the run.
         image_size: (height, width) of its prior's images; None: those of the preset, which matter for rendering alone.
-
-    Raises:
-        InvalidInput: an unknown preset.
     """
-    if run.preset not in ("cpu", "paper"):
-        raise InvalidInput(f"preset {run.preset!r} is unknown: choose cpu or paper")
     settings = NeRFSettings.cpu() if run.preset == "cpu" else NeRFSettings.paper()
-    size = (
-        (run.size, run.size)
-        if run.size is not None
-        else (image_size or settings.views.size)
-        if run.preset == "cpu"
-        else settings.views.size
-    )
-    distributions = Ranges.solids_views() if run.prior.name in SOLIDS else settings.views.distributions
+    own = image_size or settings.views.size if run.preset == "cpu" else settings.views.size
+    size = (run.size, run.size) if run.size is not None else own
+    solids = run.prior.name in SOLIDS
+    distributions = Ranges.solids_views() if solids else settings.views.distributions
     low = None if run.low is None else (run.low[0], run.low[0], run.low[1])
     views = replace(
         settings.views, count=run.views or settings.views.count, size=size, low=low, distributions=distributions, refresh=run.recipe.refresh
     )
     if run.preset == "cpu":
         settings = replace(settings, field=replace(settings.field, background="fixed"), background_first=0)
+        views = replace(views, backgrounds=tuple(BACKGROUNDS.items()) if solids and not run.perp_neg else ())
     return NeRF(replace(settings, views=views).shortened(run.recipe.steps), seed=run.seed)
+
+
+def prompt_of(run: ObjectRun, nerf: NeRF) -> str:
+    """The prompt to which the names of views are appended: without its background where those have backgrounds of their own."""
+    return without_background(run.prompt) if nerf.settings.views.backgrounds else run.prompt
 
 
 def steps_of(
@@ -139,10 +137,10 @@ def steps_of(
     return optimise_recipe(
         nerf,
         prior,
-        [run.prompt] * nerf.settings.views.count,
+        [prompt_of(run, nerf)] * nerf.settings.views.count,
         run.recipe,
         negative=run.negative,
-        views=lambda: nerf.cameras.names,
+        views=lambda: nerf.view_names,
         azimuths=(lambda: nerf.cameras.azimuth) if run.perp_neg else None,
         optimiser=partial(_optimiser, nerf),
         seed=run.seed,

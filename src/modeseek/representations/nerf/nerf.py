@@ -84,6 +84,13 @@ class NeRF(nn.Module):
         """(height, width) of the images of the last call."""
         return self.settings.views.size_of(max(0, self.calls - 1))
 
+    @property
+    def view_names(self) -> list[str]:
+        """The words for the views of the last call, with their backgrounds where those are drawn: "navy background, side"."""
+        chosen = self._backgrounds(max(0, self.calls - 1))
+        named = [f"{self.settings.views.backgrounds[k][0]} background, " for k in chosen] if chosen else [""] * len(self.cameras)
+        return [background + name for background, name in zip(named, self.cameras.names, strict=True)]
+
     def forward(self, cameras: Cameras | None = None, size: tuple[int, int] | None = None) -> Tensor:
         """Render images of the given cameras and size, or of those that this call samples."""
         if not (self.training and torch.is_grad_enabled()):
@@ -137,6 +144,12 @@ class NeRF(nn.Module):
         number = views.index(self.calls if call is None else call)
         return draw(views.distributions, views.count, rng=self._rng("cameras", number))
 
+    def _backgrounds(self, call: int) -> list[int]:
+        """The indices of the backgrounds that the views of a call have; empty: the field's own background."""
+        views = self.settings.views
+        drawn = torch.randint(max(1, len(views.backgrounds)), (views.count,), generator=self._rng("backgrounds", views.index(call)))
+        return drawn.tolist() if views.backgrounds else []
+
     def _light(self, cameras: Cameras, step: int, rng: torch.Generator | None) -> Light | None:
         return None if self.settings.shading is None else self.settings.shading.draw(cameras, step, rng=rng)
 
@@ -161,11 +174,16 @@ class NeRF(nn.Module):
         if alone:
             behind = self.field.background(rendering.directions).unflatten(0, (-1, height, width)).movedim(3, 1)
             return rendering.image + (1 - rendering.opacity) * (behind - behind.detach())
+        image = rendering.image
+        if chosen := self._backgrounds(self.calls)[own]:
+            colours = torch.tensor([self.settings.views.backgrounds[k][1] for k in chosen]).to(image)
+            behind = self.field.background(rendering.directions).unflatten(0, (-1, height, width)).movedim(3, 1)
+            image = image + (1 - rendering.opacity) * (colours[:, :, None, None] - behind)
         if not self.settings.regularisers.weights(self.step):
-            return rendering.image
+            return image
         count = len(cameras)
         penalty = count * self.settings.regularisers.penalty(rendering, self.step, lambda here: self.ranks.sum(here, count))
-        return attach(rendering.image, penalty) if own == self.ranks.shard(count) else rendering.image
+        return attach(image, penalty) if own == self.ranks.shard(count) else rendering.image
 
     def _render(
         self,

@@ -27,6 +27,8 @@ class Views:
         distributions: distributions of the cameras, used in turn.
         accumulate: calls per step; must equal that of the loop.
         refresh: steps that use the same cameras; must equal that of the loop.
+        backgrounds: (name, colour) of the backgrounds that replace the field's own in training, one drawn for each view; empty: the field's
+            own. Before one background, density of its colour fits the images as well as empty space does.
     """
 
     count: int = 1
@@ -35,6 +37,7 @@ class Views:
     distributions: tuple[Ranges, ...] = (Ranges(),)
     accumulate: int = 1
     refresh: int = 1
+    backgrounds: tuple[tuple[str, tuple[float, float, float]], ...] = ()
 
     def __post_init__(self) -> None:
         if min(self.count, *self.size, *(self.low or ()), self.accumulate, self.refresh) < 1 or len(self.distributions) == 0:
