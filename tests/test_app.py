@@ -122,7 +122,7 @@ def test_forms_are_options_of_the_command_line(tmp_path):
     from modeseek.cli.app import tabs
 
     image, *others = tabs(tmp_path)
-    assert image.methods[0] == others[0].methods[0] == "msd"
+    assert (image.methods[0], others[0].methods[0]) == ("msd", "mean-shift")
     form = {"prompt": "a red cube", "method": "sds", "representation": "pixels", "seeds": 2, "prior": " ", "negative": "", "device": "cpu"}
     empty = {"steps": "", "guidance": "", "lr": "", "seed": ""}
     job = image.job(form | empty)
