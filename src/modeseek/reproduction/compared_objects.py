@@ -8,7 +8,8 @@ needs more), the residual at the image, random backgrounds. Only `COMPARED` diff
     mean shift       y = D(x; l), one call
     MSD              one draw y of q(y|x) per step; of the ideal density exact and in one call, of the learned one by the reverse process
 
-Settings are chosen on `TUNE_OBJECTS` x `TUNE_SEEDS` alone. Nothing of `SCORE_OBJECTS` x `SCORE_SEEDS` is used for that.
+Settings are chosen on `TUNE_OBJECTS` x `TUNE_SEEDS` alone. Nothing of `SCORE_OBJECTS` x `SCORE_SEEDS` is used for that, but scored objects
+showed that backgrounds needed another treatment, the same for every method (docs/provenance.md).
 """
 
 from __future__ import annotations
