@@ -447,6 +447,7 @@ CALLS = {
     "recipe bandwidth": (lambda t: replace(RECIPES["msd"], bandwidth=(1.0,)), InvalidInput, "two numbers"),
     "recipe bandwidth below 0": (lambda t: replace(RECIPES["msd"], bandwidth=(-1.0, 1.0)), InvalidInput, "bandwidth"),
     "recipe method": (lambda t: replace(RECIPES["msd"], method="magic"), InvalidInput, "magic"),
+    "recipe warmup": (lambda t: replace(RECIPES["msd"], warmup=1.5), InvalidInput, "warmup must be a number from 0 to 1, got 1.5"),
     "recipe schedule": (lambda t: replace(RECIPES["msd"], schedule="linear"), InvalidInput, "constant, cosine"),
     "recipe optimiser": (lambda t: replace(RECIPES["msd"], optimiser="lion"), InvalidInput, "lion"),
     "object views": (lambda t: ObjectRun(prompt="a", views=0), InvalidInput, "views"),

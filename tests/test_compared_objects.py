@@ -120,5 +120,5 @@ def test_the_recipe_for_views_is_the_mean_shift_that_was_compared():
     compared = next(method for method in objects.COMPARED if method.kind == "mean-shift")
     recipe = VIEW_RECIPES["mean-shift"]
     assert recipe.bandwidth == compared.learned
-    assert (recipe.steps, recipe.lr, recipe.schedule) == (objects.STEPS, objects.LR, "cosine")
+    assert (recipe.steps, recipe.lr, recipe.schedule, recipe.warmup) == (objects.STEPS, objects.LR, "cosine", objects.WARMUP)
     assert (recipe.space, recipe.corrections) == ("image", 0)

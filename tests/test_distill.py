@@ -191,17 +191,37 @@ def test_each_pass_has_a_target_of_its_own(gaussian):
     assert_close(turning.values, still.values)
 
 
-def test_cosine_schedule_falls_to_nothing(gaussian):
-    """Steps of SGD along a constant gradient are the rates."""
+class Constant:
+    """A gradient of ones: steps of SGD along it are the learning rates."""
 
-    class Constant:
-        def __call__(self, x, *, progress, rng):
-            return Estimate(torch.ones_like(x), x - 1, {"calls": 0.0})
+    def __call__(self, x, *, progress, rng):
+        return Estimate(torch.ones_like(x), x - 1, {"calls": 0.0})
 
-    points = Points(start())
-    xs = [step.x for step in distill(points, Constant(), steps=8, optimiser="sgd", lr=0.2, schedule="cosine")] + [points().detach()]
-    learning_rates = [float((first - second).mean()) for first, second in itertools.pairwise(xs)]
-    assert learning_rates == pytest.approx([0.1 * (1 + math.cos(math.pi * i / 8)) for i in range(8)])
+
+def rates(points, **options):
+    xs = [step.x for step in distill(points, Constant(), optimiser="sgd", **options)] + [points().detach()]
+    return [float((first - second).mean()) for first, second in itertools.pairwise(xs)]
+
+
+def test_cosine_schedule_falls_to_nothing():
+    found = rates(Points(start()), steps=8, lr=0.2, schedule="cosine")
+    assert found == pytest.approx([0.1 * (1 + math.cos(math.pi * i / 8)) for i in range(8)])
+
+
+def test_warmup_rises_to_the_schedule_and_resumes(tmp_path):
+    options = {"steps": 8, "lr": 0.2, "schedule": "cosine", "warmup": 0.5}
+    expected = [0.1 * (1 + math.cos(math.pi * i / 8)) * min(1, (i + 1) / 4) for i in range(8)]
+    assert rates(Points(start()), **options) == pytest.approx(expected)
+    assert rates(Points(start()), steps=3, lr=0.2, warmup=0.0) == pytest.approx([0.2] * 3)
+    whole, stopped = Points(start()), Points(start())
+    list(distill(whole, Constant(), **options))
+    for step in distill(stopped, Constant(), checkpoint=tmp_path / "c", every=1, **options):
+        if step.index == 2:
+            break
+    list(distill(stopped, Constant(), checkpoint=tmp_path / "c", every=1, **options))
+    assert_close(stopped.values, whole.values)
+    with pytest.raises(InvalidInput, match="warmup must be a number from 0 to 1, got 20"):
+        list(distill(whole, Constant(), steps=3, warmup=20))
 
 
 def test_vsd_learns_from_the_moved_renders_where_the_network_was_evaluated(mixture):

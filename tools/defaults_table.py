@@ -17,7 +17,8 @@ def row(name: str, recipe: Recipe) -> list[str]:
         scale = f"l {recipe.bandwidth[0]:g} to {recipe.bandwidth[1]:g} {unit}"
     else:
         scale = f"t {recipe.timesteps[0]} to {recipe.timesteps[1]}"
-    values = (recipe.steps, f"{recipe.lr:g}", recipe.schedule, recipe.space, recipe.noise, recipe.refresh, scale, f"{recipe.calls:g}")
+    schedule = recipe.schedule + (f", {recipe.warmup:.0%} warm-up" if recipe.warmup else "")
+    values = (recipe.steps, f"{recipe.lr:g}", schedule, recipe.space, recipe.noise, recipe.refresh, scale, f"{recipe.calls:g}")
     return [f"`{name}`", *map(str, values)]
 
 

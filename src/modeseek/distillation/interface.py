@@ -32,7 +32,7 @@ from modeseek.priors.sharded import sharded
 from modeseek.priors.view_dependent import ViewDependentPrior
 from modeseek.scaling.ranks import ALONE, Ranks
 
-LOOP_SETTINGS = ("steps", "optimiser", "lr", "schedule", "space", "refresh", "encode", "decode")
+LOOP_SETTINGS = ("steps", "optimiser", "lr", "schedule", "warmup", "space", "refresh", "encode", "decode")
 
 
 def distill(
@@ -71,7 +71,7 @@ def distill(
         every: steps between checkpoints.
         ranks: processes that share the work (`modeseek.scaling.ranks`).
         settings: with a prior, any field of `Recipe` (steps, lr, guidance, bandwidth, refresh, space, ...); with a gradient, steps
-            and optimiser, lr, schedule, space, refresh, encode, decode (`modeseek.distillation.loop.optimise`).
+            and optimiser, lr, schedule, warmup, space, refresh, encode, decode (`modeseek.distillation.loop.optimise`).
 
     Raises:
         InvalidInput: an unknown setting or method, a missing prompt, a number of prompts that does not divide the batch.
@@ -157,6 +157,7 @@ def optimise_recipe(
         optimiser=optimiser or recipe.optimiser,
         lr=recipe.lr,
         schedule=recipe.schedule,
+        warmup=recipe.warmup,
         encode=None if latents else encode,
         decode=None if recipe.space == "latent" else decode,
         space=recipe.space,

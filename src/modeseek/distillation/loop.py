@@ -101,6 +101,7 @@ def optimise(
     optimiser: str | Callable[..., torch.optim.Optimizer] = "adam",
     lr: float = 0.08,
     schedule: Literal["constant", "cosine"] = "constant",
+    warmup: float = 0.0,
     encode: Map | None = None,
     decode: Map | None = None,
     space: Space = "latent",
@@ -123,6 +124,7 @@ def optimise(
             representation were replaced (`modeseek.replace_parameter`), by the caller between two steps or by the representation itself.
         lr: learning rate. With "sgd", lr 1 and MSD each step is the mean-shift iteration x <- mean of y.
         schedule: of the learning rate: "constant", or "cosine", falling to 0 at the end.
+        warmup: share of the steps over which the learning rate rises linearly to that schedule.
         encode: differentiable map from the rendered batch to x; None: x is the batch.
         decode: map from x to images, called once per estimate in image space, twice in the space "difference".
         space: of the residual: "latent", at x and back through `encode`; "image", at the images; "difference", at the images, by the change
@@ -161,13 +163,14 @@ def optimise(
     check_number("lr", lr, above=0)
     check_seed("seed", seed)
     check_integer("every", every)
+    check_number("warmup", warmup, low=0, high=1)
     if schedule not in ("constant", "cosine"):
         raise InvalidInput(f"schedule {schedule!r} is unknown: choose constant or cosine")
     cached = CachedTarget(gradient, space=space, refresh=refresh, encode=encode, decode=decode)
     updates = FollowingOptimiser(representation, optimiser, lr, prepare=ranks.sum_gradients)
     rng = torch.Generator().manual_seed(seed)
     learner: Trainable | None = gradient if hasattr(gradient, "adapt") else None  # type: ignore[assignment]
-    arguments = f"{type(gradient).__name__} {steps=} {seed=} {lr=} {schedule} {space} {refresh=} {accumulate=}"
+    arguments = f"{type(gradient).__name__} {steps=} {seed=} {lr=} {schedule} {warmup=} {space} {refresh=} {accumulate=}"
     trained = f"{type(representation).__name__} {type(updates.optimiser).__name__}"
     identity = f"{arguments} {trained} {digest(described(gradient)) if identity is None else identity}"
     parts = {"representation": representation, "optimiser": updates, "cached": cached, "gradient": learner}
@@ -179,7 +182,8 @@ def optimise(
         for index in range(run.done, steps):
             progress = index / max(steps - 1, 1)
             updates.follow()
-            updates.anneal(cosine(index / steps) if schedule == "cosine" else 1.0)
+            rate = min(1.0, (index + 1) / max(1.0, warmup * steps)) * (cosine(index / steps) if schedule == "cosine" else 1.0)
+            updates.anneal(rate)
             undo = run.snapshot(with_gradient=accumulate > 1)
             updates.optimiser.zero_grad()
             for slot in range(accumulate):
@@ -199,7 +203,7 @@ def optimise(
                 last = slot + 1 == accumulate
                 if last:
                     if updates.follow():  # a representation may replace its parameters as it renders
-                        updates.anneal(cosine(index / steps) if schedule == "cosine" else 1.0)
+                        updates.anneal(rate)
                     updates.optimiser.step()
                 if learner is not None and found.evaluated_at is not None:
                     moved = last and getattr(learner, "adapts_to_renders", True)

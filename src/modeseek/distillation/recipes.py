@@ -56,7 +56,7 @@ class Recipe:
     Args:
         method: the gradient, and for MSD its sampler.
         steps: optimiser steps.
-        optimiser, lr, schedule: of the representation's parameters.
+        optimiser, lr, schedule, warmup: of the representation's parameters (`modeseek.distillation.loop.optimise`).
         guidance: scale s; None: the prior's own.
         noise: "fresh" or "fixed" for each object.
         space: of the residual: "latent" goes through the encoder, "image" compares images with the decoded target, "difference"
@@ -86,6 +86,7 @@ class Recipe:
     optimiser: str = "adamw"
     lr: float = 1e-2
     schedule: Literal["constant", "cosine"] = "constant"
+    warmup: float = 0.0
     guidance: float | None = None
     noise: NoisePolicy = "fresh"
     space: Space = "latent"
@@ -122,6 +123,7 @@ class Recipe:
             for value in pair:
                 check_number(name, value, low=0)
         check_number("inversion", self.inversion)
+        check_number("warmup", self.warmup, low=0, high=1)
 
     @property
     def calls(self) -> float:

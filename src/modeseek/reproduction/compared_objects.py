@@ -58,7 +58,7 @@ SCORE_SEEDS = (10, 11, 12, 13)
 """All prompts are held out of the learned prior's training; six of the eleven objects have a front and a back."""
 
 IDEAL = "solids-ideal"
-STEPS, LR = 250, 0.06
+STEPS, LR, WARMUP = 250, 0.06, 0.08
 REVERSE_STEPS = 4  # of a draw with the learned denoiser
 Bandwidths = tuple[float, float]
 
@@ -167,7 +167,14 @@ class ComparedObject:
 
         denoiser = viewed.denoiser([prompt] * nerf.settings.views.count)
         gradient = self.method.gradient(self.denoiser, denoiser, draw)
-        settings: dict[str, Any] = {"steps": self.steps, "lr": LR, "schedule": "cosine", "space": "image", "seed": self.seed}
+        settings: dict[str, Any] = {
+            "steps": self.steps,
+            "lr": LR,
+            "schedule": "cosine",
+            "warmup": WARMUP,
+            "space": "image",
+            "seed": self.seed,
+        }
         calls = 0.0
         for step in optimise(nerf, gradient, optimiser=partial(_adamw, nerf), encode=prior.encode, decode=prior.decode, **settings):
             calls = step.calls

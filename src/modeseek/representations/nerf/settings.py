@@ -156,6 +156,7 @@ class NeRFSettings:
             field=FieldSettings(radius=1.05, grid=HashGridSettings.cpu(), hidden=32, background="constant"),
             views=Views(count=4, distributions=(Ranges.solids(),)),
             march=March(samples=96, normals="differences"),
+            occupancy=Cells(decay=0.5),
             regularisers=Regularisers(sparsity=(100, 0.0, 30.0, 250), opaque=(100, 0.0, 50.0, 250)),
             background_first=20,
         )
