@@ -18,6 +18,7 @@ from modeseek.priors.view_dependent import ViewDependentPrior
 from modeseek.solids.captions import parse
 from modeseek.solids.rendering import Cameras as SolidCameras
 from modeseek.solids.rendering import render as render_solid
+from modeseek.solids.scoring import ASSETS
 from modeseek.tasks import text_to_3d
 from modeseek.tasks.text_to_3d import ObjectRun, distill_object, reopened, steps_of, volume_of
 from modeseek.tasks.text_to_image import PriorChoice
@@ -173,6 +174,19 @@ def test_prompts_follow_the_backgrounds(monkeypatch):
     assert len(set(seen[0])) > 1
     perp = text_to_3d.untrained_nerf(ObjectRun(**{**vars(run), "perp_neg": True}), prior.image_size)
     assert perp.settings.views.backgrounds == ()  # Perp-Neg's other views would lack the background
+
+
+def test_a_trained_folder_has_the_cameras_backgrounds_and_captions_of_the_embedded_prior(tmp_path):
+    folder = tmp_path / "trained"
+    shutil.copytree(ASSETS, folder)
+    own, shipped = (ObjectRun(prompt="a red house", prior=PriorChoice(name=str(name))) for name in (folder, "solids"))
+    settings = volume_of(own, own.prior.open()).settings
+    assert settings == volume_of(shipped, shipped.prior.open()).settings
+    assert len(settings.views.backgrounds) == 4
+    prior = own.prior.open()
+    assert prior.default_guidance == shipped.prior.open().default_guidance
+    with pytest.raises(InvalidInput, match="hamburger"):
+        prior.denoiser(["a hamburger"])
 
 
 def test_the_papers_volume_learns_its_background():

@@ -20,7 +20,7 @@ from modeseek.reproduction.image_scores import scores
 from modeseek.reproduction.published_numbers import TEXT_TO_IMAGE
 from modeseek.sweeps.cells import Result
 from modeseek.sweeps.worker import opened
-from modeseek.tasks.prior_choice import SOLIDS
+from modeseek.tasks.prior_choice import has_solids
 from modeseek.tasks.sampling import sampled
 from modeseek.tasks.text_to_image import PriorChoice, canvas, distilled, images_of
 
@@ -60,7 +60,7 @@ MARKS = (25, 50, 100, 150, 200, 300, 400)  # steps at which a cell keeps its ima
 
 def prompts_of(prior: str) -> tuple[str, ...]:
     """The paper's ten prompts, or ten held-out ones for the embedded prior."""
-    return HELD_OUT_PROMPTS if prior in SOLIDS else PAPER_PROMPTS
+    return HELD_OUT_PROMPTS if has_solids(prior) else PAPER_PROMPTS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ from modeseek.metrics import frechet_distance
 from modeseek.metrics.bootstrap import bootstrap_error
 from modeseek.priors.pipelines.components import check_indices
 from modeseek.solids.scoring import scorer
-from modeseek.tasks.prior_choice import SOLIDS
+from modeseek.tasks.prior_choice import has_solids
 
 CLIP_LARGE = "openai/clip-vit-large-patch14"
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -43,7 +43,7 @@ def scores(prior: str, images: Tensor, prompts: Sequence[str], reference: Tensor
         prompts: n, one per image.
         reference: DDIM images of the same prompts.
     """
-    if prior in SOLIDS:
+    if has_solids(prior):
         return solids_scores(images, prompts, reference)
     found: dict[str, float] = {}
     if (model := clip_model(CLIP_LARGE)) is not None:
@@ -65,7 +65,7 @@ def solids_scores(images: Tensor, prompts: Sequence[str], reference: Tensor) -> 
 
 def missing(prior: str) -> str:
     """Scores that are left out and what they need; empty where there are none."""
-    if prior in SOLIDS:
+    if has_solids(prior):
         return ""
     words = []
     if clip_model(CLIP_LARGE) is None:

@@ -22,7 +22,7 @@ from modeseek.solids.evaluation import score_object, side_accuracy, true_images,
 from modeseek.solids.fitting import fit_to_truth
 from modeseek.sweeps.cells import Result
 from modeseek.sweeps.worker import opened
-from modeseek.tasks.prior_choice import SOLIDS
+from modeseek.tasks.prior_choice import has_solids
 from modeseek.tasks.text_to_3d import TURNTABLE, ObjectRun, around, steps_of, volume_of
 
 HELD_OUT_OBJECTS = (
@@ -40,7 +40,7 @@ SIDE = 64  # of its images
 
 def prompts_of(prior: str) -> tuple[str, ...]:
     """Six held-out captions for the embedded prior, six of the paper's prompts for others."""
-    return HELD_OUT_OBJECTS if prior in SOLIDS else PAPER_PROMPTS[: len(HELD_OUT_OBJECTS)]
+    return HELD_OUT_OBJECTS if has_solids(prior) else PAPER_PROMPTS[: len(HELD_OUT_OBJECTS)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ class DistilledObject:
         for step in steps_of(run, prior, nerf):
             calls = step.calls
         turntable = around(nerf, TURNTABLE, size=SIDE)
-        metrics = score_object(nerf, run.prompt) if run.prior.name in SOLIDS else similarity(turntable, run.prompt)
+        metrics = score_object(nerf, run.prompt) if has_solids(run.prior.name) else similarity(turntable, run.prompt)
         row = _row(run.prior.name, self.method, self.row, run.prompt, run.seed, metrics, calls)
         row |= {
             "denoiser": "ideal" if run.prior.name == "solids-ideal" else "learned",

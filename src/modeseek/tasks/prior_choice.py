@@ -14,9 +14,15 @@ from modeseek.priors.pipelines import load_prior
 from modeseek.priors.pipelines.loading import checked_device
 from modeseek.priors.solids import ASSETS, solids_prior
 from modeseek.priors.solids_ideal import IdealSolidsPrior
+from modeseek.solids.attributes import CLASSIFIER_FILE
 
 SOLIDS = ("solids", "solids-ideal")
-"""Names of the embedded prior and of its ideal denoiser, whose captions have exact solids."""
+"""Names of the embedded prior and of its ideal denoiser."""
+
+
+def has_solids(name: str) -> bool:
+    """Whether the captions of a prior have exact solids: those of `SOLIDS`, and folders of `modeseek train solids`."""
+    return name in SOLIDS or (Path(name).expanduser() / CLASSIFIER_FILE).is_file()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +62,7 @@ class PriorChoice:
         """
         size = self.image_size
         size = None if size is None else (size, size) if isinstance(size, int) else (size[0], size[1])
-        if self.name in ("solids", "solids-ideal"):
+        if self.name in SOLIDS:
             given = [name for name in ("variant", "subfolder", "config", "prediction") if getattr(self, name) is not None]
             if given:
                 raise InvalidInput(f"{self.name} is part of the package: {', '.join(given)} means nothing for it")
@@ -67,7 +73,10 @@ class PriorChoice:
                 raise InvalidInput("solids-ideal has images of one size: leave image_size out")
             return IdealSolidsPrior(device=checked_device(self.device))
         names = ("device", "dtype", "variant", "subfolder", "config", "prediction", "check", "download")
-        return load_prior(self.name, image_size=size, **{name: getattr(self, name) for name in names})
+        settings = {name: getattr(self, name) for name in names}
+        if has_solids(self.name):
+            return solids_prior(folder=Path(self.name).expanduser(), image_size=size, **settings)
+        return load_prior(self.name, image_size=size, **settings)
 
     def digest(self) -> str:
         """A digest of the prior's weights: of the package's networks, of a folder's files, or the name of a model of the hub."""

@@ -39,7 +39,7 @@ from modeseek.priors.base import ImagePrior
 from modeseek.representations.nerf import Cameras, NeRF, NeRFSettings, Ranges, degenerate, extract_mesh
 from modeseek.scaling.ranks import ALONE, Ranks
 from modeseek.solids.captions import BACKGROUNDS, without_background
-from modeseek.tasks.prior_choice import SOLIDS, PriorChoice
+from modeseek.tasks.prior_choice import PriorChoice, has_solids
 from modeseek.tasks.provenance import described
 from modeseek.tasks.run_folder import CurveLog, claimed, complete, plain_config, write_lines
 from modeseek.tasks.sampling import background_of
@@ -106,7 +106,7 @@ def untrained_nerf(run: ObjectRun, image_size: tuple[int, int] | None) -> NeRF:
     settings = NeRFSettings.cpu() if run.preset == "cpu" else NeRFSettings.paper()
     own = image_size or settings.views.size if run.preset == "cpu" else settings.views.size
     size = (run.size, run.size) if run.size is not None else own
-    solids = run.prior.name in SOLIDS
+    solids = has_solids(run.prior.name)
     distributions = Ranges.solids_views() if solids else settings.views.distributions
     low = None if run.low is None else (run.low[0], run.low[0], run.low[1])
     views = replace(

@@ -12,7 +12,7 @@ from modeseek.reproduction.image_scores import missing
 from modeseek.reproduction.paper.table4 import distilled_cells, sets, sizes
 from modeseek.reproduction.tables import write_results
 from modeseek.sweeps.cells import Cell, Result
-from modeseek.tasks.prior_choice import SOLIDS
+from modeseek.tasks.prior_choice import has_solids
 
 NOTES = "Frechet distance of every method's images at marked steps; the black line is the mean of other sets of DDIM images."
 COLOURS = {"SDS": "C0", "VSD": "C1", "SDI": "C2", "MSD": "C3"}
@@ -26,7 +26,7 @@ def cells(settings: Settings) -> list[Cell]:
 
 def finish(folder: Path, settings: Settings, cells: Sequence[Cell], results: Sequence[Result]) -> None:
     prompts = prompts_of(settings.prior.name)
-    metric = "frechet-solids" if settings.prior.name in SOLIDS else "FID"
+    metric = "frechet-solids" if has_solids(settings.prior.name) else "FID"
     reference, baseline_of = results[0].arrays["images"], results[1]
     rows, by_step, by_call = [], [], []
     for result in results[2:]:

@@ -18,7 +18,7 @@ from modeseek.reproduction.image_cells import REFERENCE_SEED, DistilledImages, S
 from modeseek.reproduction.paper.table4 import COLUMNS
 from modeseek.reproduction.tables import write_results
 from modeseek.sweeps.cells import Cell, Result
-from modeseek.tasks.prior_choice import SOLIDS
+from modeseek.tasks.prior_choice import has_solids
 
 EVERYWHERE = (999, 0)
 NOTES = (
@@ -50,7 +50,7 @@ def finish(folder: Path, settings: Settings, cells: Sequence[Cell], results: Seq
     prompts = cells[0].prompts  # type: ignore[attr-defined]
     rows = score_rows(results[1:], prompts, settings.prior, reference=results[0].arrays["images"])
     config = {"seed": settings.seed, "quick": settings.quick, "prior": settings.prior.name, "prompts": list(prompts)}
-    write_results(folder, "fig9", rows=rows, config=config, columns=COLUMNS[:4] if settings.prior.name in SOLIDS else [], notes=NOTES)
+    write_results(folder, "fig9", rows=rows, config=config, columns=COLUMNS[:4] if has_solids(settings.prior.name) else [], notes=NOTES)
     images = [shown(torch.as_tensor(result.arrays["images"])) for result in results[1:]]
     save_sheet(folder / "fig9.png", images, rows_named=[row["row"] for row in rows])
 

@@ -22,7 +22,7 @@ from modeseek.reproduction.image_methods import at_equal_calls, published
 from modeseek.reproduction.image_scores import missing
 from modeseek.reproduction.tables import write_results
 from modeseek.sweeps.cells import Cell, Result
-from modeseek.tasks.prior_choice import SOLIDS
+from modeseek.tasks.prior_choice import has_solids
 
 BUDGET = 400
 COLUMNS = ["frechet-solids", "similarity-solids", "classifier", "view", "FID", "CLIP-SIM"]
@@ -71,7 +71,7 @@ def finish(folder: Path, settings: Settings, cells: Sequence[Cell], results: Seq
     rows = [baseline_row(results[1], prompts, settings.prior, reference=reference, seeds=sizes(settings)[0])]
     rows += score_rows(results[2:], prompts, settings.prior, reference=reference)
     config = {"seed": settings.seed, "quick": settings.quick, "prior": settings.prior.name, "budget": BUDGET, "prompts": list(prompts)}
-    columns = COLUMNS if settings.prior.name in SOLIDS else COLUMNS[-2:]
+    columns = COLUMNS if has_solids(settings.prior.name) else COLUMNS[-2:]
     notes = f"{NOTES} {missing(settings.prior.name)}".rstrip()
     write_results(folder, "table4", rows=rows, config=config, columns=columns, notes=notes)
     firsts = [shown(result.arrays["images"].unflatten(0, (len(prompts), -1))[:, 0]) for result in results[1:]]

@@ -16,7 +16,7 @@ from modeseek.reproduction.image_methods import WIDE, equal_calls, methods_of
 from modeseek.reproduction.object_cells import DistilledObject, FittedObject, TrueObject, prompts_of
 from modeseek.reproduction.tables import write_results
 from modeseek.sweeps.cells import Cell, Result
-from modeseek.tasks.prior_choice import SOLIDS
+from modeseek.tasks.prior_choice import has_solids
 from modeseek.tasks.text_to_3d import ObjectRun
 
 FIT_STEPS = 500
@@ -54,14 +54,14 @@ def cells(settings: Settings) -> list[Cell]:
         for prompt, seed in places:
             run = ObjectRun(prompt=prompt, prior=settings.prior, recipe=recipe, preset=_preset(settings), seed=seed)
             found.append(DistilledObject(spec=run, method=method, row=row))
-    if settings.prior.name in SOLIDS:
+    if has_solids(settings.prior.name):
         found += [FittedObject(prompt=prompt, steps=steps or FIT_STEPS, seed=seed) for prompt, seed in places]
         found += [TrueObject(prompt=prompt) for prompt in prompts]
     return found
 
 
 def _preset(settings: Settings) -> Any:
-    return "cpu" if settings.quick or settings.prior.name in SOLIDS else "paper"
+    return "cpu" if settings.quick or has_solids(settings.prior.name) else "paper"
 
 
 def by_method(results: Sequence[Result]) -> dict[tuple[str, str], list[Result]]:
@@ -90,7 +90,7 @@ def finish(folder: Path, settings: Settings, cells: Sequence[Cell], results: Seq
     prompts = prompts_of(settings.prior.name)[:count]
     rows = [summary(group) for group in by_method(results).values()]
     config = {"seed": settings.seed, "quick": settings.quick, "prior": settings.prior.name, "prompts": list(prompts), "seeds": seeds}
-    solids = settings.prior.name in SOLIDS
+    solids = has_solids(settings.prior.name)
     columns, notes = (COLUMNS, NOTES) if solids else (["CLIP-SIM"], OTHERS)
     write_results(folder, "table3d", rows=rows, config=config, columns=columns, notes=notes)
 
