@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from modeseek.core.errors import InvalidInput
+from modeseek.distillation.recipes import build_gradient
 from modeseek.distillation.recommend import VIEW_RECIPES
 from modeseek.metrics.bootstrap import bootstrap_interval
 from modeseek.priors.solids_ideal import IdealSolidsPrior
@@ -116,9 +117,22 @@ def test_an_object_is_distilled_and_scored(monkeypatch):
     assert result.arrays["turntable"].shape == (24, 3, 64, 64)
 
 
-def test_the_recipe_for_views_is_the_mean_shift_that_was_compared():
-    compared = next(method for method in objects.COMPARED if method.kind == "mean-shift")
-    recipe = VIEW_RECIPES["mean-shift"]
+@pytest.mark.parametrize(("name", "kind"), [("mean-shift", "mean-shift"), ("msd", "draw")])
+def test_recipes_for_views_are_what_was_compared(name, kind):
+    compared = next(method for method in objects.COMPARED if method.kind == kind)
+    recipe = VIEW_RECIPES[name]
     assert recipe.bandwidth == compared.learned
     assert (recipe.steps, recipe.lr, recipe.schedule, recipe.warmup) == (objects.STEPS, objects.LR, "cosine", objects.WARMUP)
-    assert (recipe.space, recipe.corrections) == ("image", 0)
+    assert (recipe.space, recipe.corrections, recipe.refresh) == ("image", 0, 1)
+
+
+def test_a_draw_is_that_of_the_recipe():
+    """The same gradient on the embedded prior, to the bit."""
+    prior = PriorChoice().open()
+    prompts, x = ["a red cone, grey background, front view"], torch.randn(1, *PriorChoice().open().event)
+    method = next(method for method in objects.COMPARED if method.kind == "draw")
+    compared = method.gradient("learned", prior.denoiser(prompts), lambda x, bandwidth, rng: x)
+    built = build_gradient(VIEW_RECIPES["msd"], prior, prompts)
+    first, second = (made(x, progress=0.3, rng=torch.Generator().manual_seed(0)) for made in (compared, built))
+    assert first.info["calls"] == second.info["calls"] == objects.REVERSE_STEPS
+    assert torch.allclose(first.gradient, second.gradient, atol=1e-5)

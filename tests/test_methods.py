@@ -38,11 +38,11 @@ from modeseek import (
 )
 from modeseek.core.sampling import ddim
 from modeseek.core.schedules import stable_diffusion_levels
-from modeseek.distillation.recipes import METHOD_RECIPES, build_gradient
+from modeseek.distillation.recipes import METHOD_RECIPES, Recipe, build_gradient
 from modeseek.gradients.ism import all_timesteps
 from modeseek.gradients.linear import Guidance
 from modeseek.gradients.pds import pds_coefficients
-from modeseek.product.reverse import derived_noise
+from modeseek.product.reverse import derived_noise, levels_below
 from modeseek.tasks.prior_choice import PriorChoice
 
 
@@ -545,6 +545,21 @@ def test_every_recipe_is_a_gradient_on_an_image_prior(tiny_prior, name):
         calls.append(float(estimate.info["calls"]))
     if name not in ("ism", "dsd"):
         assert calls == [METHOD_RECIPES[name].calls / METHOD_RECIPES[name].steps] * 3
+
+
+def test_the_reverse_recipe_draws_by_the_models_own_reverse_process(tiny_prior):
+    """From l to a tenth of it, within the levels of the prior, as many calls as the recipe says."""
+    recipe = Recipe(method="msd-reverse", sampler_steps=3, samples=2, bandwidth=(1e6, 0.5))
+    built, unit, top = build_gradient(recipe, tiny_prior, ["a cat"], guidance=2.0), tiny_prior.data_std, tiny_prior.sigmas[1]
+    x = torch.randn(1, *tiny_prior.event, generator=seeded())
+    bandwidth = ExponentialBandwidth(start=top, end=0.5 * unit)
+    sampler = ReverseSampler(steps=3, sigma_min=top)
+    same = MSD(denoiser=tiny_prior.denoiser(["a cat"], guidance=2.0), bandwidth=bandwidth, sampler=sampler, samples=2)
+    for progress in (0.0, 0.5, 1.0):
+        found, expected = (gradient(x, progress=progress, rng=seeded()) for gradient in (built, same))
+        assert torch.equal(found.gradient, expected.gradient)
+        assert found.info["calls"] == recipe.calls / recipe.steps == 6
+    assert float(levels_below(torch.tensor([top]), 3, sigma_min=top)[2]) == pytest.approx(0.1 * top)
 
 
 @pytest.mark.filterwarnings("ignore::modeseek.core.errors.PromptCut")

@@ -34,10 +34,11 @@ from modeseek.gradients.base import NoisePolicy
 from modeseek.gradients.cached import Space
 from modeseek.gradients.sdi import inversion_steps
 from modeseek.priors.base import ImagePrior
+from modeseek.product.reverse import ReverseSampler
 from modeseek.product.samplers import ProximalSampler, SplitSampler
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "method": ("sds", "sjc", "vsd", "sdi", "msd-split", "msd-proximal", "msd-persistent", *CALLS),
+    "method": ("sds", "sjc", "vsd", "sdi", "msd-split", "msd-proximal", "msd-reverse", "msd-persistent", *CALLS),
     "optimiser": ("adam", "adamw", "sgd"),
     "schedule": ("constant", "cosine"),
     "noise": get_args(NoisePolicy),
@@ -54,7 +55,7 @@ class Recipe:
     """A gradient on an image prior with all its settings; `dataclasses.replace` varies one.
 
     Args:
-        method: the gradient, and for MSD its sampler.
+        method: the gradient, and for MSD its sampler of the product density ("reverse": `modeseek.product.reverse`).
         steps: optimiser steps.
         optimiser, lr, schedule, warmup: of the representation's parameters (`modeseek.distillation.loop.optimise`).
         guidance: scale s; None: the prior's own.
@@ -81,7 +82,7 @@ class Recipe:
         published_guidance: the authors' scale s on Stable Diffusion, in this package's convention D_u + s (D_c - D_u); None: none stated.
     """
 
-    method: Literal["sds", "sjc", "vsd", "sdi", "msd-split", "msd-proximal", "msd-persistent"] | LiteratureMethod
+    method: Literal["sds", "sjc", "vsd", "sdi", "msd-split", "msd-proximal", "msd-reverse", "msd-persistent"] | LiteratureMethod
     steps: int = 400
     optimiser: str = "adamw"
     lr: float = 1e-2
@@ -136,13 +137,12 @@ class Recipe:
         if self.method in CALLS:
             return CALLS[self.method] * self.samples * -(-self.steps // self.refresh)
         each = {
-            "sds": self.samples,
-            "sjc": self.samples,
             "vsd": 2 * self.samples + 1,
             "msd-split": self.samples * (self.sampler_steps if self.scaling == "none" else 2 * self.sampler_steps - 1),
             "msd-proximal": self.samples * self.sampler_steps,
+            "msd-reverse": self.samples * self.sampler_steps,
             "msd-persistent": 1,
-        }[self.method]
+        }.get(self.method, self.samples)
         return each * -(-self.steps // self.refresh)
 
 
@@ -223,9 +223,9 @@ def build_gradient(
     own = getattr(prior, "timesteps", None)
     timesteps = own if own is not None and len(own.sigmas) == 1000 else stable_diffusion_levels()
     table, unit = timesteps.sigmas, prior.data_std
-    for name, (highest_t, lowest_t) in (("timesteps", recipe.timesteps), ("interval", recipe.interval)):
-        if not 999 >= highest_t > lowest_t >= 0:
-            raise InvalidInput(f"{name} must descend within 999 to 0, got {(highest_t, lowest_t)}")
+    for name, (upper, lower) in (("timesteps", recipe.timesteps), ("interval", recipe.interval)):
+        if not 999 >= upper > lower >= 0:
+            raise InvalidInput(f"{name} must descend within 999 to 0, got {(upper, lower)}")
     high, low = (unit * float(table[t]) for t in recipe.timesteps)
     low, high = max(low, prior.sigmas[0]), min(high, prior.sigmas[1])
     if not low < high:
@@ -236,7 +236,6 @@ def build_gradient(
     stochastic: dict[str, Any] = {"samples": recipe.samples, "noise": recipe.noise, "seed": seed}
     top = min(prior.sigmas[1], 80.0)
     start, end = recipe.bandwidth
-    first = recipe.first or start
     weight: Literal["eps", "dreamfusion"] = "eps" if recipe.method == "sjc" else "dreamfusion"
     levels = NoiseLevels(low=low, high=high, distribution="timestep", weight=weight, table=timesteps)
     if recipe.method in CALLS:
@@ -288,8 +287,12 @@ def build_gradient(
             verbatim=recipe.scaling == "verbatim",
         )
         return MSD(denoiser=guided, bandwidth=ExponentialBandwidth(start=start, end=end), sampler=split, **stochastic)
+    if recipe.method == "msd-reverse":
+        falling = ExponentialBandwidth(start=min(unit * start, prior.sigmas[1]), end=max(unit * end, prior.sigmas[0]))
+        reverse = ReverseSampler(steps=recipe.sampler_steps, sigma_min=falling.start)  # its last level: a tenth of l
+        return MSD(denoiser=denoiser, bandwidth=falling, sampler=reverse, **stochastic)
     draw = ProximalSampler(steps=recipe.sampler_steps, sigma_min=low, sigma_max=top, data_std=prior.data_std, spread=SPREAD)
-    bandwidth = AdaptiveBandwidth(first=unit * first, start=unit * start, end=unit * end, reach=0.0)
+    bandwidth = AdaptiveBandwidth(first=unit * (recipe.first or start), start=unit * start, end=unit * end, reach=0.0)
     if recipe.method == "msd-proximal":
         return MSD(denoiser=denoiser, bandwidth=bandwidth, sampler=draw, **stochastic)
     first_draw = (recipe.sampler_steps - 1) / max(recipe.steps - 1, 1)

@@ -59,7 +59,7 @@ SCORE_SEEDS = (10, 11, 12, 13)
 
 IDEAL = "solids-ideal"
 STEPS, LR, WARMUP = 250, 0.06, 0.08
-REVERSE_STEPS = 4  # of a draw with the learned denoiser
+REVERSE_STEPS = 3  # of a draw with the learned denoiser, from l to a tenth of it
 Bandwidths = tuple[float, float]
 
 
@@ -92,7 +92,7 @@ class ComparedMethod:
         if self.kind == "draw" and name == "ideal":
             return ExactDraw(draw=draw, bandwidth=bandwidth)
         if self.kind == "draw":
-            return MSD(denoiser=denoiser, bandwidth=bandwidth, sampler=ReverseSampler(steps=REVERSE_STEPS))
+            return MSD(denoiser=denoiser, bandwidth=bandwidth, sampler=ReverseSampler(steps=REVERSE_STEPS, sigma_min=start))
         anneal: Any = "linear" if self.kind == "sds-annealed" else "none"
         levels = NoiseLevels(low=end, high=start, distribution="loguniform", weight="x0", anneal=anneal)
         return SDS(denoiser=denoiser, levels=levels)

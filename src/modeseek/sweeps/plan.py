@@ -246,7 +246,7 @@ def _advice(run: Any, prior: ImagePrior, batch: int, fixed: float, each: float, 
     if share > 0.3:
         if recipe.refresh == 1 and recipe.method != "msd-persistent":
             yield f"--refresh 5: {recipe.calls / 5:g} instead of {recipe.calls:g} denoiser calls, which take {share:.0%} of the time"
-        if recipe.method in ("msd-proximal", "msd-split"):
+        if recipe.method in ("msd-proximal", "msd-reverse", "msd-split"):
             yield f"--sampler-steps {max(2, recipe.sampler_steps // 2)}: about half the denoiser calls"
         if recipe.samples > 1:
             yield f"--samples 1: a {recipe.samples}th of the denoiser calls"
