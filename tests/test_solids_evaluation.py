@@ -282,11 +282,12 @@ def test_cells_of_the_objects(tmp_path):
     table, figure = (EXPERIMENTS[name].cells(Settings()) for name in ("table3d", "fig6"))
     assert [repr(cell) for cell in table] == [repr(cell) for cell in figure]
     distilled = [cell for cell in table if hasattr(cell, "recipe")]
-    assert len(distilled) == 6 * 2 * 5
+    assert len(distilled) == 6 * 2 * 6
     assert max(cell.recipe.calls for cell in distilled) <= 1000
     assert {(cell.method, cell.row) for cell in distilled} >= {
         ("SDS", "as published, equal calls"),
-        ("MSD", "wide kernel, cached targets, equal calls"),
+        ("mean shift", "one call"),
+        ("MSD", "reverse process, equal calls"),
     }
     assert len({cell_path(cell, tmp_path) for cell in table}) == len(table)
     fitted = FittedObject(prompt="a red sphere, grey background", steps=2, seed=0)
@@ -304,9 +305,9 @@ def test_experiments_run_on_any_prior(pipeline_folder, tmp_path, capsys):
     assert main(["run", "table3d", "fig6", *arguments]) == 0
     capsys.readouterr()
     rows = json.loads((tmp_path / "table3d-sd1-quick" / "results.json").read_text())["rows"]
-    assert [row["method"] for row in rows] == ["SDS", "VSD", "SDI", "MSD", "MSD"]
+    assert [row["method"] for row in rows] == ["SDS", "VSD", "SDI", "MSD", "mean shift", "MSD"]
     assert all(row["calls"] <= 30 for row in rows)
-    assert [row["guidance"] for row in rows] == ["CFG 101", *["CFG 7.5"] * 4]  # SDS at its published scale
+    assert [row["guidance"] for row in rows] == ["CFG 101", *["CFG 7.5"] * 5]  # SDS at its published scale
     assert (tmp_path / "fig6-sd1-quick" / "fig6.png").stat().st_size > 1000
     choice = PriorChoice(name=str(pipeline_folder("sd1")))
     assert len(EXPERIMENTS["table3d"].cells(Settings(quick=True, prior=choice))) == len(rows)

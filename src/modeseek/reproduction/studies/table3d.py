@@ -12,7 +12,7 @@ import torch
 from modeseek.distillation.recommend import PAPER_VIEW_RECIPES, VIEW_RECIPES
 from modeseek.metrics.bootstrap import bootstrap_error
 from modeseek.reproduction.experiment import Experiment, Settings
-from modeseek.reproduction.image_methods import WIDE, equal_calls, methods_of
+from modeseek.reproduction.image_methods import equal_calls, methods_of
 from modeseek.reproduction.object_cells import DistilledObject, FittedObject, TrueObject, prompts_of
 from modeseek.reproduction.tables import write_results
 from modeseek.sweeps.cells import Cell, Result
@@ -44,7 +44,8 @@ def cells(settings: Settings) -> list[Cell]:
     prompts = prompts_of(settings.prior.name)[:count]
     places = [(prompt, settings.seed * 1000 + k) for k in range(seeds) for prompt in prompts]
     rows = [(name, method, "as published, equal calls") for name, method in methods_of(settings.prior)] + [
-        ("msd", "MSD", f"{WIDE}, equal calls")
+        ("mean-shift", "mean shift", "one call"),
+        ("msd", "MSD", "reverse process, equal calls"),
     ]
     found: list[Cell] = []
     recipes = VIEW_RECIPES if _preset(settings) == "cpu" else PAPER_VIEW_RECIPES
