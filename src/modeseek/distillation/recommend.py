@@ -24,7 +24,7 @@ VIEW_RECIPES: dict[str, Recipe] = {
     "msd-persistent": replace(_VIEW, method="msd-persistent", sampler_steps=5),
     **{name: replace(RECIPES[name], steps=250, lr=0.02, schedule="cosine") for name in ("msd-published", "sds", "vsd", "sdi")},
     **{name: replace(recipe, steps=250, lr=0.02, schedule="cosine") for name, recipe in METHOD_RECIPES.items()},
-    "mean-shift": replace(METHOD_RECIPES["mean-shift"], steps=250, lr=0.06, corrections=0, bandwidth=(3.0, 0.4), warmup=0.08),
+    "mean-shift": replace(METHOD_RECIPES["mean-shift"], steps=250, lr=0.06, corrections=0, bandwidth=(8.0, 0.4), warmup=0.08),
 }
 """Recipes for views of an object, for a small volume; `modeseek 3d --method NAME`.
 

@@ -100,8 +100,8 @@ class ComparedMethod:
 
 COMPARED = (
     ComparedMethod(name="SDS", row="random level", kind="sds", ideal=(20.0, 0.05), learned=(20.0, 0.05)),
-    ComparedMethod(name="SDS", row="annealed level", kind="sds-annealed", ideal=(8.0, 0.5), learned=(3.0, 0.4)),
-    ComparedMethod(name="mean shift", row="one call", kind="mean-shift", ideal=(8.0, 0.5), learned=(3.0, 0.4)),
+    ComparedMethod(name="SDS", row="annealed level", kind="sds-annealed", ideal=(8.0, 0.5), learned=(8.0, 0.4)),
+    ComparedMethod(name="mean shift", row="one call", kind="mean-shift", ideal=(8.0, 0.5), learned=(8.0, 0.4)),
     ComparedMethod(name="MSD", row="one draw per step", kind="draw", ideal=(8.0, 0.5), learned=(3.0, 0.4)),
 )
 BASELINES = (("SDS", "random level"), ("SDS", "annealed level"))
