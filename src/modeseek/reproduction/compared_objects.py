@@ -9,7 +9,7 @@ needs more), the residual at the image, random backgrounds. Only `COMPARED` diff
     MSD              one draw y of q(y|x) per step; of the ideal density exact and in one call, of the learned one by the reverse process
 
 Settings are chosen on `TUNE_OBJECTS` x `TUNE_SEEDS` alone. Nothing of `SCORE_OBJECTS` x `SCORE_SEEDS` is used for that, but scored objects
-showed that backgrounds needed another treatment, the same for every method (docs/provenance.md).
+showed that backgrounds needed another treatment, the same for every method, and prompted a wider start of the levels (docs/provenance.md).
 """
 
 from __future__ import annotations
