@@ -207,12 +207,13 @@ def test_ip_adapter_is_the_pipelines_own(family):
     assert float((bound.denoiser(PROMPTS, guidance=3.0, negative="blue")(x, sigma) - d).abs().max()) > 1e-4
 
 
-def test_ip_adapters_that_come_and_go(sd1):
-    pipe, prior = sd1
-    denoiser, x = prior.denoiser(PROMPTS), noise(prior)
+def test_ip_adapters_that_come_and_go():
+    pipe = tiny.build("sd1").to(torch.float64)  # encoders sum a batch of another size in another order
+    prior = load_prior(pipe)
+    denoiser, x = prior.denoiser(PROMPTS), noise(prior).double()
     with pytest.raises(InvalidInput, match="needs an IP-Adapter"):
         prior.denoiser(PROMPTS, ip_adapter_image=images())
-    add_ip_adapter(pipe)
+    add_ip_adapter(pipe).to(torch.float64)
     with pytest.raises(InvalidInput, match="an IP-Adapter is loaded"):
         denoiser(x, SIGMA)
     with pytest.raises(InvalidInput, match="an IP-Adapter is loaded"):
@@ -221,7 +222,7 @@ def test_ip_adapters_that_come_and_go(sd1):
         prior.denoiser(PROMPTS, ip_adapter_image_embeds=[torch.zeros(6, 1, 16)])
     one = prior.denoiser(PROMPTS, ip_adapter_image=images())(x, SIGMA)
     both = prior.denoiser(PROMPTS, ip_adapter_image=[images().expand(2, -1, -1, -1)])
-    assert_close(both(x, SIGMA), one, atol=1e-4, rtol=1e-5)
+    assert_close(both(x, SIGMA), one)
     pipe.unload_ip_adapter()
     with pytest.raises(InvalidInput, match="changed after this denoiser was made"):
         both(x, SIGMA)

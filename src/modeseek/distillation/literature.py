@@ -64,6 +64,17 @@ CALLS: dict[str, float] = {
 """Denoiser calls per estimate and sample; ISM and DSD vary, and have their averages over a run."""
 
 
+def falling_bandwidth(bandwidth: tuple[float, float], prior: ImagePrior) -> ExponentialBandwidth:
+    """The schedule l = start (end/start)^progress per coordinate of x, within the levels of the prior's network.
+
+    Args:
+        bandwidth: first and last l in units of the data's standard deviation (`Recipe.bandwidth`).
+        prior: the model, with `data_std` and `sigmas`.
+    """
+    start, end = (prior.data_std * value for value in bandwidth)
+    return ExponentialBandwidth(start=min(start, prior.sigmas[1]), end=max(end, prior.sigmas[0]))
+
+
 def build_literature(
     recipe: Any, prior: ImagePrior, prompts: Sequence[str], levels: NoiseLevels, *, scale: float, negative: str | None, seed: int
 ) -> Gradient:
@@ -105,11 +116,10 @@ def build_literature(
     if method == "dsd":
         return DSD(denoiser=guided, unguided=at(1.0), levels=replace(axis, weight="dreamfusion"), **fixed)  # type: ignore[arg-type]
     if method in ("mean-shift", "hd-ode"):
-        start, end = (prior.data_std * bandwidth for bandwidth in recipe.bandwidth)
-        clamped = ExponentialBandwidth(start=min(start, prior.sigmas[1]), end=max(end, prior.sigmas[0]))
+        bandwidth = falling_bandwidth(recipe.bandwidth, prior)
         if method == "mean-shift":
-            return MeanShift(denoiser=guided, bandwidth=clamped)
-        return HDODE(denoiser=guided, bandwidth=clamped, steps=max(recipe.steps, 2))
+            return MeanShift(denoiser=guided, bandwidth=bandwidth)
+        return HDODE(denoiser=guided, bandwidth=bandwidth, steps=max(recipe.steps, 2))
     null = prior.denoiser(prompts, guidance=0.0)
     if method == "ism":
         return ISM(denoiser=guided, null=null, levels=replace(axis, weight="x0"), noise=recipe.noise, seed=seed)

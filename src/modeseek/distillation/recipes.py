@@ -27,7 +27,7 @@ from modeseek.core.checks import check_choice, check_integer, check_number
 from modeseek.core.errors import InvalidInput
 from modeseek.core.guidance import EVERYWHERE
 from modeseek.core.schedules import AdaptiveBandwidth, ExponentialBandwidth, stable_diffusion_levels
-from modeseek.distillation.literature import CALLS, LiteratureMethod, build_literature
+from modeseek.distillation.literature import CALLS, LiteratureMethod, build_literature, falling_bandwidth
 from modeseek.distillation.published import at_timestep
 from modeseek.gradients import MSD, SDI, SDS, SJC, VSD, Gradient, NoiseLevels, PersistentMSD
 from modeseek.gradients.base import NoisePolicy
@@ -137,12 +137,12 @@ class Recipe:
         if self.method in CALLS:
             return CALLS[self.method] * self.samples * -(-self.steps // self.refresh)
         each = {
+            **dict.fromkeys(("sds", "sjc"), self.samples),
             "vsd": 2 * self.samples + 1,
             "msd-split": self.samples * (self.sampler_steps if self.scaling == "none" else 2 * self.sampler_steps - 1),
-            "msd-proximal": self.samples * self.sampler_steps,
-            "msd-reverse": self.samples * self.sampler_steps,
+            **dict.fromkeys(("msd-proximal", "msd-reverse"), self.samples * self.sampler_steps),
             "msd-persistent": 1,
-        }.get(self.method, self.samples)
+        }[self.method]
         return each * -(-self.steps // self.refresh)
 
 
@@ -223,9 +223,9 @@ def build_gradient(
     own = getattr(prior, "timesteps", None)
     timesteps = own if own is not None and len(own.sigmas) == 1000 else stable_diffusion_levels()
     table, unit = timesteps.sigmas, prior.data_std
-    for name, (upper, lower) in (("timesteps", recipe.timesteps), ("interval", recipe.interval)):
-        if not 999 >= upper > lower >= 0:
-            raise InvalidInput(f"{name} must descend within 999 to 0, got {(upper, lower)}")
+    for name, (highest_t, lowest_t) in (("timesteps", recipe.timesteps), ("interval", recipe.interval)):
+        if not 999 >= highest_t > lowest_t >= 0:
+            raise InvalidInput(f"{name} must descend within 999 to 0, got {(highest_t, lowest_t)}")
     high, low = (unit * float(table[t]) for t in recipe.timesteps)
     low, high = max(low, prior.sigmas[0]), min(high, prior.sigmas[1])
     if not low < high:
@@ -288,7 +288,7 @@ def build_gradient(
         )
         return MSD(denoiser=guided, bandwidth=ExponentialBandwidth(start=start, end=end), sampler=split, **stochastic)
     if recipe.method == "msd-reverse":
-        falling = ExponentialBandwidth(start=min(unit * start, prior.sigmas[1]), end=max(unit * end, prior.sigmas[0]))
+        falling = falling_bandwidth(recipe.bandwidth, prior)
         reverse = ReverseSampler(steps=recipe.sampler_steps, sigma_min=falling.start)  # its last level: a tenth of l
         return MSD(denoiser=denoiser, bandwidth=falling, sampler=reverse, **stochastic)
     draw = ProximalSampler(steps=recipe.sampler_steps, sigma_min=low, sigma_max=top, data_std=prior.data_std, spread=SPREAD)
