@@ -13,6 +13,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's backgro
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_runtest_setup():
+    """What a test draws without a generator (initial weights of a network) depends neither on the tests before it nor on the worker."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def rng():
     return torch.Generator().manual_seed(0)
