@@ -117,7 +117,11 @@ def test_an_object_is_distilled_and_scored(monkeypatch):
     assert result.arrays["turntable"].shape == (24, 3, 64, 64)
 
 
-@pytest.mark.parametrize(("name", "kind"), [("mean-shift", "mean-shift"), ("msd", "draw")])
+RECIPES = [("sds-annealed", "sds-annealed"), ("mean-shift", "mean-shift"), ("msd", "draw")]
+"""(name of the recipe for views, kind of the compared method)."""
+
+
+@pytest.mark.parametrize(("name", "kind"), RECIPES)
 def test_recipes_for_views_are_what_was_compared(name, kind):
     compared = next(method for method in objects.COMPARED if method.kind == kind)
     recipe = VIEW_RECIPES[name]
@@ -126,13 +130,14 @@ def test_recipes_for_views_are_what_was_compared(name, kind):
     assert (recipe.space, recipe.corrections, recipe.refresh) == ("image", 0, 1)
 
 
-def test_a_draw_is_that_of_the_recipe():
+@pytest.mark.parametrize(("name", "kind"), RECIPES)
+def test_a_gradient_is_that_of_the_recipe(name, kind):
     """The same gradient on the embedded prior, to the bit."""
     prior = PriorChoice().open()
     prompts, x = ["a red cone, grey background, front view"], torch.randn(1, *prior.event, generator=torch.Generator().manual_seed(1))
-    method = next(method for method in objects.COMPARED if method.kind == "draw")
+    method = next(method for method in objects.COMPARED if method.kind == kind)
     compared = method.gradient("learned", prior.denoiser(prompts), lambda x, bandwidth, rng: x)
-    built = build_gradient(VIEW_RECIPES["msd"], prior, prompts)
+    built = build_gradient(VIEW_RECIPES[name], prior, prompts)
     first, second = (made(x, progress=0.3, rng=torch.Generator().manual_seed(0)) for made in (compared, built))
-    assert first.info["calls"] == second.info["calls"] == objects.REVERSE_STEPS
+    assert first.info["calls"] == second.info["calls"] == (objects.REVERSE_STEPS if kind == "draw" else 1)
     assert torch.equal(first.gradient, second.gradient)

@@ -2,17 +2,16 @@
 
 from pathlib import Path
 
+from modeseek.distillation.literature import FALLING
 from modeseek.distillation.recipes import Recipe
 from modeseek.distillation.recommend import KINDS
 
 PAGE = Path(__file__).parent.parent / "docs" / "defaults.md"
-BANDWIDTHS = ("mean-shift", "hd-ode")
-"""Methods beside MSD whose schedule is one of bandwidths."""
 COLUMNS = ("method", "steps", "lr", "schedule", "space", "noise", "refresh", "level or bandwidth", "denoiser calls")
 
 
 def row(name: str, recipe: Recipe) -> list[str]:
-    if recipe.method.startswith("msd") or recipe.method in BANDWIDTHS:
+    if recipe.method.startswith("msd") or recipe.method in FALLING:
         unit = "timesteps" if recipe.method == "msd-split" else "data std"
         scale = f"l {recipe.bandwidth[0]:g} to {recipe.bandwidth[1]:g} {unit}"
     else:

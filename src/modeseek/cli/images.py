@@ -19,7 +19,7 @@ class Image(Prompted, Logged):
 
     method: str = "msd"
     """sds, sjc, vsd, sdi, msd, msd-published, msd-persistent; csd, nfsd, sds-bridge, ism, consistent3d, cfd, dsd, rfds, rfds-rev, sds-hifa,
-    sds-dreamtime, mean-shift, hd-ode."""
+    sds-dreamtime, sds-annealed, mean-shift, hd-ode."""
     seeds: int = 1
     """Number of images, optimised as one batch."""
     steps: int | None = None

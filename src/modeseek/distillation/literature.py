@@ -11,12 +11,14 @@
     rfds, rfds-rev      weight of a rectified flow; with one inversion step                             1, 2
     sds-hifa            SDS with t from 980 to 300 by the square root of the progress                   1
     sds-dreamtime       SDS with DreamTime's schedule                                                   1
+    sds-annealed        SDS in image space with corrected encodings, sigma falling as the bandwidth         1
+                        of mean shift does, gradient x - D
     mean-shift          one-call mean shift in image space with corrected encodings                     1
     hd-ode              one step of the high-density ODE per optimiser step                              1
 
 Settings are the authors' where they are stated for Stable Diffusion, otherwise the defaults of the estimators (`modeseek.gradients`). The
 optimiser and the number of steps were chosen for this package. None of these recipes was tuned but mean shift for views of an object
-(`modeseek.distillation.recommend`). The null prompt is D_u, the guided denoiser at scale 0.
+(`modeseek.distillation.recommend`), whose levels annealed SDS shares. The null prompt is D_u, the guided denoiser at scale 0.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ LiteratureMethod = Literal[
     "rfds-rev",
     "sds-hifa",
     "sds-dreamtime",
+    "sds-annealed",
     "mean-shift",
     "hd-ode",
 ]
@@ -58,10 +61,13 @@ CALLS: dict[str, float] = {
     "rfds-rev": 2,
     "sds-hifa": 1,
     "sds-dreamtime": 1,
+    "sds-annealed": 1,
     "mean-shift": 1,
     "hd-ode": 1,
 }
 """Denoiser calls per estimate and sample; ISM and DSD vary, and have their averages over a run."""
+FALLING = ("sds-annealed", "mean-shift", "hd-ode")
+"""Methods whose levels are `Recipe.bandwidth`, in units of the data's standard deviation."""
 
 
 def falling_bandwidth(bandwidth: tuple[float, float], prior: ImagePrior) -> ExponentialBandwidth:
@@ -115,8 +121,11 @@ def build_literature(
         return Consistent3D(denoiser=guided, levels=axis, noise="shared", seed=seed)
     if method == "dsd":
         return DSD(denoiser=guided, unguided=at(1.0), levels=replace(axis, weight="dreamfusion"), **fixed)  # type: ignore[arg-type]
-    if method in ("mean-shift", "hd-ode"):
+    if method in FALLING:
         bandwidth = falling_bandwidth(recipe.bandwidth, prior)
+        if method == "sds-annealed":
+            falling = NoiseLevels(low=bandwidth.end, high=bandwidth.start, distribution="loguniform", weight="x0", anneal="linear")
+            return SDS(denoiser=guided, levels=falling, **stochastic)
         if method == "mean-shift":
             return MeanShift(denoiser=guided, bandwidth=bandwidth)
         return HDODE(denoiser=guided, bandwidth=bandwidth, steps=max(recipe.steps, 2))

@@ -161,7 +161,6 @@ RECIPES: dict[str, Recipe] = {
 }
 """By name; `modeseek image --method NAME`. How "msd" was found is in docs/results.md."""
 
-
 METHOD_RECIPES: dict[str, Recipe] = {
     "csd": Recipe(method="csd"),
     "nfsd": Recipe(method="nfsd", published_guidance=7.5),
@@ -174,6 +173,7 @@ METHOD_RECIPES: dict[str, Recipe] = {
     "rfds-rev": Recipe(method="rfds-rev"),
     "sds-hifa": Recipe(method="sds-hifa", timesteps=(980, 300)),
     "sds-dreamtime": Recipe(method="sds-dreamtime"),
+    "sds-annealed": Recipe(method="sds-annealed", space="image", corrections=3, bandwidth=(8.0, 0.3), schedule="cosine"),
     "mean-shift": Recipe(method="mean-shift", space="image", corrections=3, bandwidth=(8.0, 0.3), schedule="cosine"),
     "hd-ode": Recipe(method="hd-ode", space="image", corrections=3, bandwidth=(8.0, 0.1), schedule="cosine"),
 }

@@ -24,13 +24,13 @@ VIEW_RECIPES: dict[str, Recipe] = {
     "msd-persistent": replace(_VIEW, method="msd-persistent", sampler_steps=5),
     **{name: replace(RECIPES[name], steps=250, lr=0.02, schedule="cosine") for name in ("msd-published", "sds", "vsd", "sdi")},
     **{name: replace(recipe, steps=250, lr=0.02, schedule="cosine") for name, recipe in METHOD_RECIPES.items()},
-    "mean-shift": replace(METHOD_RECIPES["mean-shift"], steps=250, lr=0.06, corrections=0, bandwidth=(8.0, 0.4), warmup=0.08),
+    **{name: replace(_VIEW, method=name, sampler_steps=10, bandwidth=(8.0, 0.4)) for name in ("sds-annealed", "mean-shift")},
 }
 """Recipes for views of an object, for a small volume; `modeseek 3d --method NAME`.
 
 So few steps need a higher learning rate than the paper's, and a falling one. Residuals that pass through the encoder allow a third of the
-rate of residuals in image space: at 0.08 SDS ends in a diffuse density. "mean-shift", the default of
-`modeseek 3d`, and "msd", whose draws by the reverse process cost three calls, are those of `modeseek.reproduction.compared_objects`.
+rate of residuals in image space: at 0.08 SDS ends in a diffuse density. "mean-shift", the default of `modeseek 3d`,
+"sds-annealed" and "msd", whose draws by the reverse process cost three calls, are those of `modeseek.reproduction.compared_objects`.
 """
 PAPER_VIEW_RECIPES = {
     name: replace(recipe, steps=10_000, lr=1e-2, schedule="constant", warmup=0.0) for name, recipe in VIEW_RECIPES.items()
