@@ -5,9 +5,9 @@ import torch
 from torch.testing import assert_close
 
 import modeseek
-from modeseek import RECIPES, VIEW_RECIPES, InvalidInput, recommend
+from modeseek import VIEW_RECIPES, InvalidInput, recommend
 from modeseek.distillation.loop import optimise
-from modeseek.distillation.recipes import build_gradient, get_recipe
+from modeseek.distillation.recipes import ALL_RECIPES, build_gradient, get_recipe
 
 FEW = {"steps": 3, "sampler_steps": 2, "refresh": 2}
 
@@ -106,7 +106,7 @@ def test_what_does_not_fit_together_is_refused(prior, mixture):
         recommend("point of view")
 
 
-@pytest.mark.parametrize(("kind", "recipes"), [("image", RECIPES), ("view", VIEW_RECIPES)])
+@pytest.mark.parametrize(("kind", "recipes"), [("image", ALL_RECIPES), ("view", VIEW_RECIPES)])
 def test_recommended_settings_are_the_recipes(kind, recipes):
     assert {name: recommend(kind, name) for name in recipes} == recipes
 

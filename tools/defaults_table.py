@@ -13,7 +13,8 @@ COLUMNS = ("method", "steps", "lr", "schedule", "space", "noise", "refresh", "le
 def row(name: str, recipe: Recipe) -> list[str]:
     if recipe.method.startswith("msd") or recipe.method in FALLING:
         unit = "timesteps" if recipe.method == "msd-split" else "data std"
-        scale = f"l {recipe.bandwidth[0]:g} to {recipe.bandwidth[1]:g} {unit}"
+        letter = "sigma" if recipe.method == "sds-annealed" else "l"
+        scale = f"{letter} {recipe.bandwidth[0]:g} to {recipe.bandwidth[1]:g} {unit}"
     else:
         scale = f"t {recipe.timesteps[0]} to {recipe.timesteps[1]}"
     schedule = recipe.schedule + (f", {recipe.warmup:.0%} warm-up" if recipe.warmup else "")

@@ -49,7 +49,8 @@ class Prompted(Model):
     prompt: tyro.conf.Positional[str]
     """Text prompt; `3d` appends the name of each view."""
     guidance: float | None = None
-    """Guidance scale s of D_u + s (D_c - D_u); the prior's own by default: 3 for solids, 7.5 for Stable Diffusion, 1 if distilled."""
+    """Guidance scale s of D_u + s (D_c - D_u); by default the prior's own (3 for solids, 1 if distilled), or
+    the scale its authors published for Stable Diffusion."""
     negative: str = ""
     """Negative prompt."""
     out: Path | None = None

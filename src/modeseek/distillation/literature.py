@@ -4,10 +4,10 @@
     csd                 classifier score distillation, normalised                                       2
     nfsd                noise-free score distillation, s 7.5; `negative` is its negative prompt         3
     sds-bridge          SDS, then from a source text to a target text, s 40                             2
-    ism                 interval score matching, s 7.5                                                  4 to 7
+    ism                 interval score matching, s 7.5                                                  2 to 7
     consistent3d        two levels of one trajectory, one noise for all images                          2
     cfd                 fixed noise per image, levels falling linearly in t                             1
-    dsd                 follows the trajectory of each image's noise, s 7.5                             4 to 12
+    dsd                 follows the trajectory of each image's noise, s 7.5                             3 to 10
     rfds, rfds-rev      weight of a rectified flow; with one inversion step                             1, 2
     sds-hifa            SDS with t from 980 to 300 by the square root of the progress                   1
     sds-dreamtime       SDS with DreamTime's schedule                                                   1

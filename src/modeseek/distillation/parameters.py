@@ -90,7 +90,7 @@ class FollowingOptimiser:
         """State of the optimiser, and the shapes of the module's entries that are no longer those it was made with.
 
         Raises:
-            InvalidInput: parameters were added or removed by name, which a module made anew could not take back.
+            InvalidInput: parameters were added or removed by name, which a newly constructed module could not restore.
         """
         self.follow()
         changed_names = {name for name, _ in self.representation.named_parameters()} ^ self.names

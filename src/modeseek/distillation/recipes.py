@@ -59,7 +59,7 @@ class Recipe:
         steps: optimiser steps.
         optimiser, lr, schedule, warmup: of the representation's parameters (`modeseek.distillation.loop.optimise`).
         guidance: scale s; None: the prior's own.
-        noise: "fresh" or "fixed" for each object.
+        noise: "fresh", "fixed" for each object, or "shared" by all.
         space: of the residual: "latent" goes through the encoder, "image" compares images with the decoded target, "difference"
             moves the image by what the gradient changes in decoded images (`modeseek.gradients.cached`).
         corrections: fixed-point corrections of each encoding (`modeseek.priors.consistent`), without which local steps drift; each costs a
@@ -68,8 +68,8 @@ class Recipe:
         samples: Monte-Carlo samples per estimate.
         timesteps: highest and lowest t: of the distribution of SDS, SJC and VSD, of SDI's schedule, of the levels of MSD's samplers.
         sampler_steps: sampler steps of a draw; inversion steps of SDI.
-        bandwidth: first and last bandwidth of MSD's exponential schedule, a standard deviation per coordinate in units of the data's
-            (`ImagePrior.data_std`); "msd-split": in timesteps.
+        bandwidth: first and last bandwidth of MSD, mean shift and HD-ODE, and level of annealed SDS; falling exponentially; standard
+            deviations per coordinate in units of the data's (`ImagePrior.data_std`), of "msd-split" in timesteps.
         first: bandwidth of MSD's first draw, if it differs.
         interval: t between which guidance and kernel of "msd-split" act; (999, 0): everywhere.
         scaling: of the noise of the centre of "msd-split", by inversion: "text": to the level of the current state, as section 4.3 of
@@ -159,7 +159,7 @@ RECIPES: dict[str, Recipe] = {
         method="msd-proximal", noise="fixed", space="image", sampler_steps=25, refresh=25, bandwidth=(80.0, 8.0), schedule="cosine"
     ),
 }
-"""By name; `modeseek image --method NAME`. How "msd" was found is in docs/results.md."""
+"""By name; `modeseek image --method NAME`. How "msd" was found is in docs/provenance.md."""
 
 METHOD_RECIPES: dict[str, Recipe] = {
     "csd": Recipe(method="csd"),

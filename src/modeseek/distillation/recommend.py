@@ -1,7 +1,7 @@
 r"""Default settings by what x is: an image, or a view of an object. `recommend(kind, method)` is the table that the documentation shows.
 
     kind     x                                                     recipes
-    image    one image per item, optimised on its own              `modeseek.distillation.recipes.RECIPES`
+    image    one image per item, optimised on its own              `modeseek.distillation.recipes.ALL_RECIPES`
     view     views of one object: renders from moving cameras      `VIEW_RECIPES`; `PAPER_VIEW_RECIPES` with the paper's optimiser
 
 Points in the plane are optimised with a gradient directly (`modeseek.MSD(denoiser=D)`); settings found for them do not transfer to images.
@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from modeseek.core.errors import InvalidInput
-from modeseek.distillation.recipes import METHOD_RECIPES, RECIPES, Recipe, get_recipe
+from modeseek.distillation.recipes import ALL_RECIPES, METHOD_RECIPES, RECIPES, Recipe, get_recipe
 
 _VIEW = Recipe(
     method="msd-reverse", space="image", steps=250, lr=0.06, schedule="cosine", warmup=0.08, sampler_steps=3, bandwidth=(3.0, 0.4)
@@ -36,7 +36,7 @@ PAPER_VIEW_RECIPES = {
     name: replace(recipe, steps=10_000, lr=1e-2, schedule="constant", warmup=0.0) for name, recipe in VIEW_RECIPES.items()
 }
 """The same with the paper's optimiser, for the paper's volume (Thamizharasan et al. 2025, section 4.4)."""
-KINDS: dict[str, dict[str, Recipe]] = {"image": RECIPES, "view": VIEW_RECIPES}
+KINDS: dict[str, dict[str, Recipe]] = {"image": ALL_RECIPES, "view": VIEW_RECIPES}
 
 
 def recommend(kind: str = "image", method: str = "msd") -> Recipe:

@@ -1,7 +1,7 @@
 """Gradients of diffusion models, one estimator per file, all called as `gradient(x, progress=..., rng=...) -> Estimate`.
 
 `SDS`, `SJC`, `CFD`, `CSD`, `NFSD` and `SDSBridge` belong to two families (`SDS` and `LinearScore`); `DDS` and `PDS` edit a source;
- `InverseRFDS` is the gradient of a noise.
+`InverseRFDS` is a gradient with respect to the start noise of an image.
 """
 
 from modeseek.gradients.base import Estimate as Estimate

@@ -1,7 +1,8 @@
 r"""The interface of every gradient: the result it returns, its noise policy, and the averaging of Monte-Carlo samples.
 
-A gradient is called as `gradient(x, progress=..., rng=...) -> Estimate` with x (batch, *event) and progress in [0, 1]. All randomness
-comes from `rng`: the same generator state gives the same estimate. The estimate is weight * (x - target), the gradient of a loss, so
+A gradient is called as `gradient(x, progress=..., rng=...) -> Estimate` with x (batch, *event) and progress in [0, 1]. Randomness
+comes from `rng`, or from the gradient's `seed` where noise is "fixed" or "shared": the same state and seed give the same estimate.
+The estimate is weight * (x - target), the gradient of a loss, so
 optimisers descend it and `x.backward(estimate.gradient)` computes the full vector-Jacobian product. Nothing is divided by the batch size or
 by the number of coordinates. Estimators evaluate their denoisers under `torch.no_grad()`, so a network with trainable parameters keeps
 no graph; a denoiser that differentiates inside (an energy network) enables gradients itself.

@@ -7,7 +7,7 @@ r"""Cached targets: where the residual is taken, and how many steps one estimate
 
 The paper takes the residual in latents. The encoder's Jacobian is badly conditioned, and gradients that pass through it drift in hue; a
 target of MSD is a clean sample, so it can be decoded once and regressed in image space. The target of one estimate can serve `refresh`
-steps: a draw of the product density costs many calls and can be reused for many steps; steps with a cached target call no network. In
+steps: a draw of the product density costs many calls and can be reused for many steps; steps with a cached target make no denoiser call. In
 latent space a cached target keeps the weight w of its estimate; elsewhere w is 1. "difference" moves I0, the image that was encoded, by the
 change of the decoded images: the reconstruction error of the autoencoder cancels, so that small steps do not replace the image by its
 reconstruction. It costs one more decode per estimate.

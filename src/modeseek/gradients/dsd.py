@@ -29,7 +29,7 @@ from modeseek.gradients.noise_levels import NoiseLevels
 
 @dataclass(frozen=True, kw_only=True)
 class DSD:
-    """Diverse score distillation; a `Gradient` of 4 to steps + 3 denoiser calls.
+    """Diverse score distillation; a `Gradient` of 3 to steps + 3 denoiser calls.
 
     Args:
         denoiser: D_g, guided.

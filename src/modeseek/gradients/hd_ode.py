@@ -26,7 +26,7 @@ class HDODE:
 
     Args:
         denoiser: D of the (guided) prior.
-        bandwidth: level of each step, a standard deviation per coordinate. It may not look at x.
+        bandwidth: level of each step, a standard deviation per coordinate. It must not depend on x.
         steps: optimiser steps of the run, which decide the next level. The step at progress 1 goes to level 0, where x' = D.
 
     Raises:

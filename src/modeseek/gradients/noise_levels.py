@@ -12,7 +12,7 @@ r"""Noise levels and weights of score distillation, and how both follow the prog
 
     linear       u = 1 - progress
     sqrt         u = 1 - sqrt(progress)                       HiFA (Zhu & Zhuang 2023, arXiv:2305.18766): t from 980 to 300
-    dreamtime    W falls to the share 1 - progress at t(u)    DreamTime (Huang et al. 2023, arXiv:2306.12422):
+    dreamtime    the share of W above t(u) is progress        DreamTime (Huang et al. 2023, arXiv:2306.12422):
                  W(t) ~ sigma_t exp(-(t - 800)^2 / (2 300^2))
 
 `weight` is w(sigma) in the gradient w (x - D)/sigma: "eps" 1; "x0" sigma, the gradient of |x - D|^2/2; "dreamfusion"

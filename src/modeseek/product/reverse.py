@@ -57,7 +57,7 @@ class ReverseSampler:
 
     def __post_init__(self) -> None:
         if self.steps < 1 or not 0 < self.sigma_min < self.sigma_max or self.data_std < 0:
-            raise InvalidInput(f"the reverse process needs steps >= 1 0 < sigma_min < sigma_max and data_std >= 0, got {self}")
+            raise InvalidInput(f"the reverse process needs steps >= 1, 0 < sigma_min < sigma_max and data_std >= 0, got {self}")
         if self.solver not in ("ancestral", "heun"):
             raise InvalidInput(f"solver {self.solver!r} is unknown: choose ancestral or heun")
 

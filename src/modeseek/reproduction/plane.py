@@ -153,7 +153,7 @@ MSD_ADAPTIVE = msd("adaptive bandwidth", ExactSampler(steps=16), AdaptiveBandwid
 # The paper does not state the noise levels and weights of its baselines in the plane: "default levels" are sigma ~ U[0.002, 5].
 # "public code" is SDI as released, in Stable Diffusion's timesteps; "state at sigma" moves the inverted state to the level of the call.
 # The best settings that `modeseek run search` found (fractal, learned denoiser), used in every column. The tuning was not
-# equal: docs/results.md says how.
+# equal: docs/provenance.md says how.
 SDS_BEST = sds("best settings", levels=NoiseLevels(high=0.05, distribution="loguniform", weight="eps"))
 VSD_BEST = vsd("best settings", levels=NoiseLevels(high=0.05, distribution="loguniform", weight="x0"))
 _TABLE = stable_diffusion_levels().sigmas
