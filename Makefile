@@ -18,7 +18,7 @@ setup: .venv/ready
 
 demo: setup
 	$(BIN)/modeseek run demo --workers $(WORKERS) --out $(OUT)
-	$(BIN)/modeseek image "a red cube on a blue cylinder" --seeds 2 --out $(OUT)/demo/image
+	$(BIN)/modeseek image "a red cube on a blue cylinder, grey background" --seeds 2 --out $(OUT)/demo/image
 
 # The tests proper: under seven minutes on two cores.
 test: setup
