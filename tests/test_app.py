@@ -11,6 +11,7 @@ from modeseek.app.jobs import NothingToResume, duration
 from modeseek.app.layout import zipped
 from modeseek.app.panes import pane
 from modeseek.core.errors import InvalidInput
+from modeseek.core.interrupts import Terminated
 
 
 class Steps:
@@ -57,6 +58,18 @@ def test_second_job_is_refused_until_the_first_has_ended(tmp_path):
     worker.start(job(tmp_path, other))
     worker.wait(10)
     assert worker.job.state == "finished"
+
+
+def test_a_terminated_job_is_stopped(tmp_path):
+    """SIGTERM while a step is finished raises `Terminated` in the job's thread; the run resumes from its folder."""
+
+    def steps():
+        raise Terminated
+
+    first = Job("a", tmp_path, 3, steps)
+    first.state = "running"
+    first.work()
+    assert (first.state, first.error) == ("stopped", "")
 
 
 def test_stop_and_resume(tmp_path):

@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 import modeseek
-from modeseek import VIEW_RECIPES, InvalidInput, recommend
+from modeseek import VIEW_RECIPES, InvalidInput, OutputError, recommend
 from modeseek.distillation.loop import optimise
 from modeseek.distillation.recipes import ALL_RECIPES, build_gradient, get_recipe
 
@@ -79,6 +79,38 @@ def test_views_follow_the_cameras(solids):
     assert step.index == 2
 
 
+@pytest.mark.parametrize("views", [None, lambda: ["front", "side"]])
+def test_a_checkpoint_belongs_to_its_prompt_and_guidance(solids, tmp_path, views):
+    common = {"method": "sds", "steps": 4, "views": views, "checkpoint": tmp_path / "c.safetensors", "every": 1}
+    steps = modeseek.distill(Flat(), solids, "a red sphere", guidance=2.0, **common)
+    next(steps)
+    next(steps)
+    steps.close()
+    for prompt, guidance, negative in (("a blue sphere", 2.0, ""), ("a red sphere", 3.0, ""), ("a red sphere", 2.0, "a red cube")):
+        with pytest.raises(OutputError, match="belongs to another run"):
+            next(modeseek.distill(Flat(), solids, prompt, guidance=guidance, negative=negative, **common))
+    assert next(modeseek.distill(Flat(), modeseek.load_prior("solids"), "a red sphere", guidance=2.0, **common)).index >= 1
+
+
+def test_a_chain_for_views_is_refused(solids):
+    recipe = get_recipe("msd-persistent", steps=2)
+    with pytest.raises(InvalidInput, match="choose msd or mean-shift"):
+        modeseek.distill(Flat(), solids, "a red sphere", method=recipe, views=lambda: ["front", "side"])
+
+
+def test_samples_are_refused_where_a_method_has_none():
+    for name in ("mean-shift", "ism", "sdi", "cfd"):
+        with pytest.raises(InvalidInput, match=f"{name} has one sample per estimate"):
+            get_recipe(name, samples=4)
+    assert get_recipe("csd", samples=4).calls == 4 * get_recipe("csd").calls
+
+
+@pytest.mark.parametrize("settings", [{"timesteps": (0.98, 0.02)}, {"interval": (800.0, 200)}])
+def test_timesteps_are_whole_numbers(settings):
+    with pytest.raises(InvalidInput, match="whole number"):
+        get_recipe("sds", **settings)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -117,6 +149,14 @@ def test_the_embedded_prior_by_name(solids):
     step = final(modeseek.distill(renderer, solids, "a red sphere", method="msd", **FEW))
     assert step.index == 2
     assert not torch.equal(before, renderer.colours)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_grey_prior_takes_grey_and_coloured_renders(channels):
+    """Targets in image space have the channels of the render."""
+    prior = modeseek.NetworkPrior(network=lambda x, sigma: 0.5 * x, event=(1, 8, 8), prediction="denoiser", levels=(0.01, 80.0))
+    step = final(modeseek.distill(Flat(size=(8, 8), channels=channels), prior, "", method="msd", **FEW))
+    assert step.x.shape == (2, channels, 8, 8)
 
 
 def test_digits_of_one_channel():

@@ -8,9 +8,12 @@ import sys
 from dataclasses import replace
 
 import pytest
+import tiny
 import torch
 
 from modeseek.cli import main
+from modeseek.cli.sweeps import SweepOptions, sweep_of
+from modeseek.core.errors import InvalidInput
 from modeseek.distillation.recipes import RECIPES
 from modeseek.priors import load_prior
 from modeseek.sweeps import run_cells
@@ -158,6 +161,33 @@ def test_the_frugal_prior_has_the_same_values(pipeline_folder):
     assert torch.allclose(small.encode(image), prior.encode(image), atol=1e-5)
     assert torch.allclose(small.decode(x), prior.decode(x), atol=1e-5)
     assert small.event == prior.event
+
+
+def test_the_frugal_prior_keeps_the_rule_of_guidance():
+    """Qwen-Image rescales the guided prediction to the norm of the conditional one."""
+    prior = load_prior(tiny.build("qwen-image"), image_size=(16, 16))
+    x = torch.randn(1, *prior.event, generator=torch.Generator().manual_seed(0))
+    sigma, settings = torch.tensor([0.7]), {"guidance": 5.0, "negative": "sphere"}
+    expected = prior.denoiser(["a red cube"], **settings)(x, sigma)
+    assert torch.allclose(FrugalPrior(prior=prior).denoiser(["a red cube"], **settings)(x, sigma), expected, atol=1e-4)
+
+
+def test_what_a_yaml_file_and_options_state_twice_is_refused(tmp_path):
+    (tmp_path / "s.yaml").write_text("prompts: [a red cube]\npriors: [{name: solids, image_size: [64, 64]}]\n")
+    found = sweep_of(SweepOptions(source=tmp_path / "s.yaml", out=tmp_path / "out"))
+    assert found.priors == (PriorChoice(image_size=(64, 64)),)
+    given = {"prior": "elsewhere", "negative": "blue", "representation": "pixels", "dtype": "bfloat16", "views": 3, "lr": 0.1}
+    for name, value in given.items():
+        with pytest.raises(InvalidInput, match=f"put {name} into that file"):
+            sweep_of(SweepOptions(source=tmp_path / "s.yaml", out=tmp_path / "out", **{name: value}))
+
+
+def test_prompt_files_of_other_editors(tmp_path):
+    """A byte-order mark, and an indented comment; and the size of images as on the other commands."""
+    (tmp_path / "p.txt").write_text("\ufeffa red cube\n  # not this\n", encoding="utf-8")
+    found = sweep_of(SweepOptions(source=tmp_path / "p.txt", out=tmp_path / "out", image_size="64x32", methods="mean-shift"))
+    assert found.prompts == ("a red cube",)
+    assert found.priors[0].image_size == (64, 32)
 
 
 # ---------------------------------------------------------------- other executors

@@ -138,9 +138,9 @@ def test_only_one_of_many_threads_takes_a_lease(tmp_path):
         threads = [threading.Thread(target=take) for _ in range(8)]
         [thread.start() for thread in threads]
         [thread.join() for thread in threads]
-        cached = [lease for lease in found if lease is not None]
-        assert len(cached) == 1
-        cached[0].release()
+        held = [lease for lease in found if lease is not None]
+        assert len(held) == 1
+        held[0].release()
 
 
 def expire(lease, seconds):

@@ -254,7 +254,7 @@ def test_errors(pipeline_folder, tmp_path, capsys):
     assert main(["export", str(tmp_path)]) == 1
     assert "holds no run" in capsys.readouterr().err
     assert main(["3d", "a cat", "--method", "magic", "--out", str(tmp_path / "a")]) == 1
-    assert "choose msd, msd-persistent" in capsys.readouterr().err
+    assert "choose msd, msd-published" in capsys.readouterr().err
     run = tiny_run(pipeline_folder("sd1"))
     with pytest.raises(InvalidInput, match="choose cpu, paper"):
         volume_of(ObjectRun(**{**vars(run), "preset": "big"}), run.prior.open())

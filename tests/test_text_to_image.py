@@ -91,6 +91,8 @@ def test_free_latents_are_no_images(pipeline_folder, tmp_path):
     run = ImageRun(prompt="a cat", prior=choice(pipeline_folder("sd1")), recipe=RECIPES["msd"], representation="latents")
     with pytest.raises(InvalidInput, match=r"choose space=.latent."):
         list(distill_images(run, tmp_path))
+    mended = replace(run, recipe=get_recipe("sds", steps=1))  # the run that failed before its first step does not keep the folder
+    assert [step.index for step in distill_images(mended, tmp_path)] == [0]
 
 
 def test_another_run_is_not_overwritten(pipeline_folder, tmp_path):

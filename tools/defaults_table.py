@@ -7,6 +7,8 @@ from modeseek.distillation.recipes import Recipe
 from modeseek.distillation.recommend import KINDS
 
 PAGE = Path(__file__).parent.parent / "docs" / "defaults.md"
+OWN_LEVELS = ("ism", "dsd", "consistent3d")
+"""Methods with schedules of their own over all levels of the prior, which do not use `Recipe.timesteps`."""
 COLUMNS = ("method", "steps", "lr", "schedule", "space", "noise", "refresh", "level or bandwidth", "denoiser calls")
 
 
@@ -15,6 +17,8 @@ def row(name: str, recipe: Recipe) -> list[str]:
         unit = "timesteps" if recipe.method == "msd-split" else "data std"
         letter = "sigma" if recipe.method == "sds-annealed" else "l"
         scale = f"{letter} {recipe.bandwidth[0]:g} to {recipe.bandwidth[1]:g} {unit}"
+    elif recipe.method in OWN_LEVELS:
+        scale = "all t, as published"
     else:
         scale = f"t {recipe.timesteps[0]} to {recipe.timesteps[1]}"
     schedule = recipe.schedule + (f", {recipe.warmup:.0%} warm-up" if recipe.warmup else "")

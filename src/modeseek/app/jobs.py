@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from modeseek.core.errors import ModeseekError
+from modeseek.core.interrupts import Terminated
 
 State = Literal["waiting", "running", "stopping", "stopped", "finished", "failed"]
 
@@ -81,6 +82,8 @@ class Job:
                     self.state = "stopped"
                     return
             self.done, self.state = self.total, "finished"
+        except Terminated:
+            self.state = "stopped"
         except ModeseekError as error:
             self.error, self.state = f"modeseek: {error}", "failed"
         except Exception as error:  # a defect: show it and keep the app running

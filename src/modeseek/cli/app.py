@@ -37,11 +37,11 @@ def app(command: App) -> None:
 def tabs(root: Path) -> list[Tab]:
     """The app's tabs; their runs go to folders below `root`."""
     from modeseek.app import Tab
-    from modeseek.distillation.recipes import RECIPES
+    from modeseek.distillation.recipes import ALL_RECIPES
     from modeseek.distillation.recommend import VIEW_RECIPES
     from modeseek.tasks.editing import EDIT_RECIPES
 
-    image = Tab("Image", _first(RECIPES, "msd"), partial(image_job, root), representations=("mlp", "pixels", "latents"))
+    image = Tab("Image", _first(ALL_RECIPES, "msd"), partial(image_job, root), representations=("mlp", "pixels", "latents"))
     edit = Tab("Edit", tuple(EDIT_RECIPES), partial(edit_job, root), many=False, image=True)
     return [image, Tab("3-D", _first(VIEW_RECIPES, "mean-shift"), partial(object_job, root), many=False), edit]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -61,8 +61,8 @@ class SweepOptions(Model):
     """For 3d: side of a render in pixels."""
     perp_neg: bool = False
     """For 3d: use Perp-Neg between the names of the views."""
-    image_size: int | None = None
-    """Side of the prior's images in pixels; the model's own by default."""
+    image_size: str | None = None
+    """Side of the prior's images in pixels, or HEIGHTxWIDTH; the model's own by default."""
     executor: Literal["local", "ray", "slurm"] = "local"
     """Where cells run: processes of this machine, a Ray cluster, or SLURM jobs."""
     workers: int = 1
@@ -81,6 +81,10 @@ class SweepOptions(Model):
     """Run cells again that failed in an earlier run."""
     lease: float = 60.0
     """Seconds without a heartbeat after which another worker takes over a cell."""
+
+
+IN_FILE = ("methods", "seeds", "task", "negative", "representation", "preset", "views", "size", "perp_neg", "image_size")
+"""Options that a YAML file states instead, in addition to the settings of recipes and the options of the prior."""
 
 
 def sweep(command: SweepOptions) -> None:
@@ -121,8 +125,10 @@ def sweep_of(command: SweepOptions) -> Sweep:
     changes = {name: getattr(command, name) for name in ("steps", "guidance", "refresh", "samples", "sampler_steps", "lr")}
     if command.source.suffix in (".yaml", ".yml"):
         stated = [name for name, value in changes.items() if value is not None]
-        if stated or (command.methods, command.seeds, command.task) != ("msd", "0", "image"):
-            raise InvalidInput(f"{command.source} defines the sweep: put {', '.join(stated) or 'methods, seeds and task'} into that file")
+        others = {*IN_FILE, *(f.name for f in fields(Model))} - {"device"}
+        stated += [f.name for f in fields(command) if f.name in others and getattr(command, f.name) != f.default]
+        if stated:
+            raise InvalidInput(f"{command.source} defines the sweep: put {', '.join(stated)} into that file")
         found = read_sweep(command.source)
         return replace(
             found, priors=tuple(replace(prior, device=command.device) if command.device != "cpu" else prior for prior in found.priors)
@@ -197,14 +203,13 @@ def _parameters(words: tuple[str, ...]) -> dict[str, Any]:
 
 def _show(cells: list[Any], out: Path) -> tuple[list[Path], int]:
     """Write the table and the page of the finished cells; return their paths and the number of unfinished cells."""
-    from modeseek.sweeps.cells import failure_of
+    from modeseek.sweeps.cells import failure_of, load
     from modeseek.sweeps.page import write_page
     from modeseek.sweeps.sweep import described, rows_of
     from modeseek.sweeps.table import write_table
 
     rows = [*rows_of(cells, out)]
     paths = write_table(out, rows)
-    finished = {(row["prompt"], row["method"], row["seed"], row["prior"]) for row in rows}
-    missing = [cell for cell in cells if tuple(described(cell).values()) not in finished]
+    missing = [cell for cell in cells if load(cell, out) is None]
     shown = [described(cell) | ({"error": failure.error} if (failure := failure_of(cell, out)) is not None else {}) for cell in missing]
     return [*paths, write_page(out, [*rows, *shown], title=out.name)], len(missing) - sum("error" in row for row in shown)

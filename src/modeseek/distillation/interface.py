@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from modeseek.core.errors import InvalidInput
+from modeseek.core.identity import described, digest
 from modeseek.distillation.loop import Step, Stop, optimise
 from modeseek.distillation.recipes import Recipe, build_gradient
 from modeseek.distillation.recommend import recommend
@@ -128,27 +129,33 @@ def optimise_recipe(
         guidance: scale used where the recipe states none; None: the prior's own.
         optimiser: a factory `(parameters, lr) -> Optimizer` in place of the recipe's optimiser.
         latents: whether the representation gives x itself, not an image.
-        loop: accumulate, stop, checkpoint, every.
+        loop: accumulate, stop, checkpoint, every, identity (None: of all settings and the prior).
 
     Raises:
-        InvalidInput: residuals in image space of a representation that gives latents.
+        InvalidInput: residuals in image space of a representation that gives latents, or a chain for views: each step has other cameras,
+            and a chain is valid for its images only.
     """
+    if views is not None and recipe.method == "msd-persistent":
+        raise InvalidInput("msd-persistent needs the same images at every step, and views have new cameras: choose msd or mean-shift")
     if latents and recipe.space != "latent":
         raise InvalidInput("free latents are not images: choose space='latent', or the representation mlp or pixels")
     shared = sharded(prior, ranks)
     conditioned: Any = shared if views is None else ViewDependentPrior(prior=shared, names=views, azimuths=azimuths)
     gradient = build_gradient(recipe, conditioned, cast("Sequence[str]", prompts), guidance=guidance, negative=negative, seed=seed)
+    if loop.get("identity") is None:
+        stated = described([prior, prompts if isinstance(prompts, PromptEmbeds) else list(prompts), recipe, guidance, negative])
+        loop["identity"] = digest(f"{described(gradient)} {stated} {views is not None} {azimuths is not None}")
     ranks.shard_gradient(representation)
     ranks.sum_gradients(getattr(gradient, "optimiser", None))
     size = RenderedSize()
 
     def encode(image: Tensor) -> Tensor:
-        size.last, size.grey = (image.shape[-2], image.shape[-1]), image.shape[1] == 1
+        size.last, size.channels = (image.shape[-2], image.shape[-1]), image.shape[1]
         return consistent_encode(resized(image, prior.image_size), shared.encode, shared.decode, corrections=recipe.corrections)
 
     def decode(x: Tensor) -> Tensor:
         image = resized(shared.decode(x), size.last or prior.image_size)
-        return image.mean(1, keepdim=True) if size.grey else image
+        return image.mean(1, keepdim=True) if size.channels == 1 else image.expand(-1, size.channels, -1, -1)
 
     return optimise(
         representation,
@@ -169,10 +176,10 @@ def optimise_recipe(
 
 
 class RenderedSize:
-    """The size of the images that were encoded last, to which a target is resized back, and whether they have one channel."""
+    """The size of the images that were encoded last, to which a target is resized back, and their channels: 1 or 3."""
 
     last: tuple[int, int] | None = None
-    grey: bool = False
+    channels: int = 3
 
 
 def resized(image: Tensor, size: tuple[int, int]) -> Tensor:

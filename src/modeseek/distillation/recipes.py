@@ -46,6 +46,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "scaling": ("text", "verbatim", "none"),
 }
 """Settings of a recipe that are one of a few names."""
+SINGLE = ("sdi", "msd-persistent", "ism", "consistent3d", "cfd", "dsd", "mean-shift", "hd-ode")  # methods without Monte-Carlo samples
 SPREAD = 10.0  # bandwidths above x at which a local draw starts
 STABLE_DIFFUSION_SCALE = 7.5
 
@@ -65,7 +66,7 @@ class Recipe:
         corrections: fixed-point corrections of each encoding (`modeseek.priors.consistent`), without which local steps drift; each costs a
             decoder and an encoder pass per estimate and no denoiser call.
         refresh: number of steps that use one estimate.
-        samples: Monte-Carlo samples per estimate.
+        samples: Monte-Carlo samples per estimate; 1 for the methods in `SINGLE`.
         timesteps: highest and lowest t: of the distribution of SDS, SJC and VSD, of SDI's schedule, of the levels of MSD's samplers.
         sampler_steps: sampler steps of a draw; inversion steps of SDI.
         bandwidth: first and last bandwidth of MSD, mean shift and HD-ODE, and level of annealed SDS; falling exponentially; standard
@@ -76,8 +77,7 @@ class Recipe:
             the paper says; "verbatim": one level above, as Algorithm 2 prints it; "none".
         inversion: SDI inverts at this multiple of the guidance scale (a network with its guidance distilled into it: at the same scale).
         eta: noise of SDI's inversion.
-        as_published: SDI as its public code has it (`modeseek.gradients.sdi`); False: the state at the level at which the network is
-            called.
+        as_published: SDI as its public code has it (`gradients.sdi`); False: the state is at the level at which the network is called.
         lora_lr: learning rate of VSD's LoRA.
         published_guidance: the authors' scale s on Stable Diffusion, in this package's convention D_u + s (D_c - D_u); None: none stated.
     """
@@ -114,7 +114,7 @@ class Recipe:
             check_number(name, getattr(self, name), above=0)
         for name, choices in CHOICES.items():
             check_choice(name, getattr(self, name), choices)
-        for name in ("guidance", "first"):
+        for name in ("guidance", "first", "inversion"):
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name))
         for name in ("bandwidth", "timesteps", "interval"):
@@ -122,8 +122,9 @@ class Recipe:
             if not isinstance(pair, tuple | list) or len(pair) != 2:
                 raise InvalidInput(f"{name} must be two numbers, got {pair!r}")
             for value in pair:
-                check_number(name, value, low=0)
-        check_number("inversion", self.inversion)
+                (check_number if name == "bandwidth" else check_integer)(name, value, low=0)
+        if self.samples > 1 and self.method in SINGLE:
+            raise InvalidInput(f"{self.method} has one sample per estimate, got samples={self.samples}: leave it out, or accumulate passes")
         check_number("warmup", self.warmup, low=0, high=1)
 
     @property
@@ -217,8 +218,7 @@ def build_gradient(
         seed: of fixed noise and of VSD's LoRA.
 
     Raises:
-        InvalidInput: timesteps or an interval that do not descend within 0 to 999; an interval for a model whose guidance is distilled
-            into it.
+        InvalidInput: timesteps or an interval that do not descend within 999 to 0; an interval for a guidance-distilled model.
     """
     own = getattr(prior, "timesteps", None)
     timesteps = own if own is not None and len(own.sigmas) == 1000 else stable_diffusion_levels()

@@ -21,7 +21,6 @@ _VIEW = Recipe(
 )
 VIEW_RECIPES: dict[str, Recipe] = {
     "msd": _VIEW,
-    "msd-persistent": replace(_VIEW, method="msd-persistent", sampler_steps=5),
     **{name: replace(RECIPES[name], steps=250, lr=0.02, schedule="cosine") for name in ("msd-published", "sds", "vsd", "sdi")},
     **{name: replace(recipe, steps=250, lr=0.02, schedule="cosine") for name, recipe in METHOD_RECIPES.items()},
     **{name: replace(_VIEW, method=name, sampler_steps=10, bandwidth=(8.0, 0.4)) for name in ("sds-annealed", "mean-shift")},

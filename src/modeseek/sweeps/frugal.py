@@ -6,14 +6,14 @@ autoencoder one at a time. The values are the same up to rounding, at the same n
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from modeseek.core.denoiser import Denoiser
-from modeseek.core.guidance import Guided, GuidedPair
+from modeseek.core.guidance import GuidedPair
 from modeseek.priors.base import ImagePrior
 from modeseek.priors.pipelines.base import ConditionedDenoiser, Doubled
 
@@ -33,7 +33,7 @@ class FrugalPrior:
         if not (isinstance(whole, GuidedPair) and isinstance(whole.pair, Doubled)):
             return whole
         weaker = ConditionedDenoiser(prior=whole.pair.prior, conditions=whole.pair.opposite)
-        return Guided(denoiser=whole.denoiser, weaker=weaker, scale=whole.scale, interval=whole.interval)
+        return replace(whole, pair=lambda x, sigma: (whole.denoiser(x, sigma), weaker(x, sigma)))
 
     def encode(self, image: Tensor, *, rng: torch.Generator | None = None) -> Tensor:
         """One image at a time; see `ImagePrior.encode`."""

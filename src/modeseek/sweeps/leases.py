@@ -81,10 +81,10 @@ def acquire(path: Path, *, ttl: float = TTL) -> Lease | None:
         OutputError: the folder cannot be written.
     """
     try:
-        cached = _generations(path)
-        highest = max(cached, default=-1)
+        held = _generations(path)
+        highest = max(held, default=-1)
         before = _content(path, highest)
-        if cached and not _expired(path, highest, ttl):
+        if held and not _expired(path, highest, ttl):
             return None
         if not _create(path, highest + 1):
             return None

@@ -258,7 +258,7 @@ def _advice(run: Any, prior: ImagePrior, batch: int, fixed: float, each: float, 
         yield f"--views {batch // 2}: about half the time and the activations, with noisier steps"
     elif batch > 1:
         yield f"--seeds {batch // 2}: about half the time and the activations"
-    if run.prior.image_size is None and prior.image_size[0] > 256:
+    if not isinstance(run, ObjectRun) and run.prior.image_size is None and prior.image_size[0] > 256:
         yield f"--image-size {prior.image_size[0] // 2}: about a quarter of the activations and the time, where the model allows it"
     if weights > 1 << 30:
         yield "in Python: prior.pipeline.enable_attention_slicing(), .vae.enable_tiling(), .enable_model_cpu_offload(); torch.compile(unet)"

@@ -21,13 +21,13 @@ def read_prompts(path: Path) -> tuple[str, ...]:
         InvalidInput: the file is missing, no text, or without prompts.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         reason = error.strerror or error
         raise InvalidInput(f"cannot read prompts from {path}: {reason}; give a text file with one prompt per line") from None
     except UnicodeDecodeError as error:
         raise InvalidInput(f"{path} is no UTF-8 text ({error.reason}); give a text file with one prompt per line") from None
-    found = tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
+    found = tuple(line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#"))
     if not found:
         raise InvalidInput(f"{path} holds no prompt: write one per line")
     if any("\0" in prompt for prompt in found):
@@ -123,7 +123,8 @@ def _prior(entry: Any, path: Path) -> PriorChoice:
     if isinstance(entry, str):
         return PriorChoice(name=entry)
     try:
-        return PriorChoice(**_mapping(entry, path, "a prior"))
+        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in _mapping(entry, path, "a prior").items()}
+        return PriorChoice(**settings)
     except TypeError as error:
         raise InvalidInput(f"{path}: a prior has no such setting ({error})") from None
 

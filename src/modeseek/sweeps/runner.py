@@ -140,7 +140,7 @@ def _drive(cells: Sequence[AnyCell], out: Path, executor: Executor, failures: di
             if outcome.state == "memory":
                 low.add(cell)
                 running[executor.submit(work, cell, out, low_memory=True, ttl=ttl)] = cell
-            elif outcome.state == "cached":
+            elif outcome.state == "held":
                 elsewhere.append(cell)
             elif _settled(outcome, cell, out, failures):
                 yield cell
@@ -165,7 +165,7 @@ def _here(cells: Sequence[AnyCell], out: Path, failures: dict[AnyCell, Failure],
             outcome = work(cell, out, ttl=ttl)
             if outcome.state == "memory":
                 outcome = work(cell, out, low_memory=True, ttl=ttl)
-            if outcome.state == "cached":
+            if outcome.state == "held":
                 elsewhere.append(cell)
             elif _settled(outcome, cell, out, failures):
                 yield cell

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from modeseek.core.errors import InvalidInput, OutputError
 from modeseek.core.files import read_object, write_json
 from modeseek.core.identity import digest
-from modeseek.distillation.recipes import RECIPES, Recipe, scale_of
+from modeseek.distillation.recipes import ALL_RECIPES, Recipe, scale_of
 from modeseek.distillation.recommend import PAPER_VIEW_RECIPES, VIEW_RECIPES
 from modeseek.plots.images import save_image
 from modeseek.sweeps.cells import AnyCell, Result, cell_path, load
@@ -199,7 +199,7 @@ def methods_of(names: Sequence[str], task: Task, *, preset: str = "cpu", **chang
     Raises:
         InvalidInput: an unknown method, or a setting that recipes do not have.
     """
-    recipes = RECIPES if task == "image" else PAPER_VIEW_RECIPES if preset == "paper" else VIEW_RECIPES
+    recipes = ALL_RECIPES if task == "image" else PAPER_VIEW_RECIPES if preset == "paper" else VIEW_RECIPES
     found = []
     for name in names:
         if name not in recipes:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from modeseek.distillation.recipes import RECIPES, scale_of
+from modeseek.distillation.recipes import ALL_RECIPES, scale_of
 from modeseek.distillation.recommend import VIEW_RECIPES
 from modeseek.priors.base import ImagePrior
 from modeseek.representations.nerf import NeRF, degenerate
@@ -22,7 +22,7 @@ Clock = Callable[[], float]
 
 def image_results(run: ImageRun, made: nn.Module, prior: ImagePrior, clock: Clock) -> float:
     """Seconds for the frames and the results of a run of images."""
-    facts = described(run, "image", recipes=RECIPES) | {"guidance": scale_of(run.recipe, prior)}
+    facts = described(run, "image", recipes=ALL_RECIPES) | {"guidance": scale_of(run.recipe, prior)}
     lines = [{"step": float(step), "calls": float(step), "residual": 1.0} for step in range(run.recipe.steps)]
     with tempfile.TemporaryDirectory() as folder:
         begun, out = clock(), Path(folder)

@@ -34,7 +34,7 @@ class Outcome:
         error: one line.
     """
 
-    state: Literal["done", "failed", "cached", "memory", "output", "stopped"]
+    state: Literal["done", "failed", "held", "memory", "output", "stopped"]
     error: str = ""
 
     @property
@@ -59,7 +59,7 @@ def work(cell: AnyCell, out: Path, *, low_memory: bool = False, ttl: float = lea
             return Outcome("done")
         lease = leases.acquire(path, ttl=ttl)
         if lease is None:
-            return Outcome("cached", leases.holder(path) or "")
+            return Outcome("held", leases.holder(path) or "")
         with lease.kept(ttl):
             if path.exists():  # finished between the two looks
                 return Outcome("done")
@@ -67,7 +67,7 @@ def work(cell: AnyCell, out: Path, *, low_memory: bool = False, ttl: float = lea
                 leftover.unlink(missing_ok=True)  # of a killed process
             return _run(cell, out, low_memory=low_memory)
     except FolderInUse as error:
-        return Outcome("cached", str(error))
+        return Outcome("held", str(error))
     except OutputError as error:
         return Outcome("output", str(error))
     except KeyboardInterrupt as error:

@@ -56,6 +56,9 @@ def claim(out: Path, config: dict[str, Any], *, weights: str = "", facts: dict[s
     path = out / "run.json"
     if path.exists():
         found = read_object(path, "config")
+        if found.get("finished") is False and all(other == path or other.name.startswith(".") for other in out.iterdir()):
+            write_json(path, header(config, weights) | (facts or {}))  # that run ended before its first step: there is nothing to lose
+            return "new"
         if found["config"] != config:
             raise OutputError(f"{out} holds another run ({_difference(found['config'], config)}); choose another --out")
         if found.get("weights", weights) != weights:

@@ -206,9 +206,9 @@ def distill_object(
 
 
 def preview_steps(steps: int) -> set[int]:
-    """The steps of a run after which a preview is written: about 20, and the first."""
+    """The steps of a run after which a preview is written: about 20, the first and the last."""
     stride = max(1, steps // PREVIEWS)
-    return {0, *range(stride - 1, steps, stride)}
+    return {0, *range(stride - 1, steps, stride), steps - 1}
 
 
 def save_preview(out: Path, index: int, nerf: NeRF) -> None:
@@ -279,7 +279,7 @@ def reopened(folder: Path) -> tuple[ObjectRun, NeRF]:
         raise OutputError(f"{folder} holds no run: there is no run.json")
     facts = read_object(path, "config")
     config = facts["config"]
-    if not isinstance(config, dict) or "recipe" not in config or "representation" in config:
+    if not isinstance(config, dict) or "recipe" not in config or "preset" not in config:
         raise InvalidInput(f"{folder} holds no 3-D run: give the folder of a `modeseek 3d` run")
     try:
         settings: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in config["recipe"].items()}

@@ -26,7 +26,7 @@ from modeseek.core.errors import InvalidInput
 from modeseek.core.identity import digest
 from modeseek.distillation import Step
 from modeseek.distillation.interface import optimise_recipe
-from modeseek.distillation.recipes import RECIPES, Recipe, scale_of
+from modeseek.distillation.recipes import ALL_RECIPES, RECIPES, Recipe, scale_of
 from modeseek.plots import Curve, save_curves
 from modeseek.plots.images import save_animation, save_image, save_sheet, tiled
 from modeseek.priors.base import ImagePrior
@@ -156,7 +156,7 @@ def distill_images(run: ImageRun, out: Path, *, ranks: Ranks = ALONE, command: s
         InvalidInput, WeightsError: the prior cannot be loaded, or it does not accept the prompt.
     """
     weights = run.prior.digest()
-    named: dict[str, Any] = {"recipes": RECIPES, "recipes_name": "RECIPES", "command": command}
+    named: dict[str, Any] = {"recipes": ALL_RECIPES, "recipes_name": "ALL_RECIPES", "command": command}
     with claimed(out, run, weights=weights, ranks=ranks, facts=described(run, "image", **named)) as state:
         if state == "finished":
             return

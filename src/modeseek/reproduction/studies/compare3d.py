@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from modeseek.core.errors import InvalidInput
 from modeseek.metrics.bootstrap import bootstrap_error, bootstrap_interval
 from modeseek.plots.images import save_sheet, tiled
 from modeseek.reproduction.compared_objects import BASELINES, IDEAL, SCORE_OBJECTS, SCORE_SEEDS, TUNE_OBJECTS, TUNE_SEEDS, compared
@@ -34,6 +35,13 @@ Key = tuple[str, ...]
 
 
 def cells(settings: Settings) -> list[Cell]:
+    """The cells of `compared`.
+
+    Raises:
+        InvalidInput: a seed: the experiment has its own, for tuning and for scoring.
+    """
+    if settings.seed:
+        raise InvalidInput(f"compare3d has its own seeds, {SCORE_SEEDS} for scoring: leave out --seed (got {settings.seed})")
     ideal = PriorChoice(name=IDEAL, device=settings.prior.device)
     if settings.quick:
         return list(compared((ideal,), prompts=1, seeds=1, tune=False, steps=10))
