@@ -306,6 +306,36 @@ def test_non_finite_gradients_stop_the_run_with_its_state_saved(tmp_path):
     assert_close(resumed(), start() - 0.5)
 
 
+def test_a_failing_step_takes_back_what_its_render_counted(tmp_path):
+    """A representation that draws its cameras by the number of its renders resumes with those of the failed step."""
+
+    class Counting(Points):
+        renders = 0
+
+        def __init__(self, x):
+            super().__init__(x)
+            self.register_buffer("seen", torch.zeros(()))
+
+        def forward(self):
+            self.renders += 1
+            self.seen += 1
+            return super().forward()
+
+        def get_extra_state(self):
+            return {"renders": self.renders}
+
+        def set_extra_state(self, state):
+            self.renders = state["renders"]
+
+    path = tmp_path / "run.safetensors"
+    with pytest.raises(NonFiniteError):
+        list(distill(Counting(start()), Broken(), steps=5, checkpoint=path))
+    resumed, working = Counting(start()), Broken()
+    working.calls = 10
+    next(distill(resumed, working, steps=5, checkpoint=path))
+    assert (resumed.renders, float(resumed.seen)) == (3, 3.0)  # two before, and this one
+
+
 def test_a_failing_pass_takes_back_the_earlier_ones(mixture, tmp_path):
     """The second pass of step 1 fails: held targets, calls, rng and what VSD learned in its first pass are those of before the step."""
 

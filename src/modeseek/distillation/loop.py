@@ -260,8 +260,13 @@ class _Run:
             raise WeightsError(f"{self.checkpoint} does not fit this run ({words}); remove it to start again") from error
 
     def snapshot(self, *, with_gradient: bool) -> Callable[[], None]:
-        """Return a callback that restores the state before the step: RNG, call count, cached targets, and on request the gradient's."""
+        """Return a callback that restores the state before the step: RNG, call count, cached targets, what the representation keeps besides
+        its parameters (the number of its renders), and on request the gradient's."""
         calls, rng, cached = self.calls, self.rng.get_state(), self.parts["cached"].state_dict()
+        representation = self.parts["representation"]
+        trained = {name for name, _ in representation.named_parameters(remove_duplicate=False)} if self.checkpoint is not None else set()
+        own = {name: value for name, value in representation.state_dict().items() if name not in trained} if trained else {}
+        own = copy.deepcopy(own)
         learner = self.parts["gradient"] if with_gradient else None
         learned = copy.deepcopy(learner.state_dict()) if learner is not None else {}
 
@@ -269,6 +274,7 @@ class _Run:
             self.calls = calls
             self.rng.set_state(rng)
             self.parts["cached"].load_state_dict(cached)
+            representation.load_state_dict(own, strict=False)
             if learner is not None:
                 learner.load_state_dict(learned)
 
