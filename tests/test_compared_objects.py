@@ -40,6 +40,8 @@ def test_the_learned_column_is_the_prior_of_the_command_line():
     other = PriorChoice(name="a/folder")
     assert {cell.prior.name for cell in compare3d.cells(Settings(prior=other))} == {"solids-ideal", "a/folder"}
     assert {cell.denoiser for cell in compare3d.cells(Settings(prior=other))} == {"ideal", "learned"}
+    with pytest.raises(InvalidInput, match="its own seeds"):
+        compare3d.cells(Settings(seed=5))
     alone = compare3d.cells(Settings(prior=PriorChoice(name="solids-ideal")))
     assert {cell.denoiser for cell in alone} == {"ideal"}
 

@@ -15,7 +15,7 @@ from modeseek.core.files import read_state
 from modeseek.distillation.interface import resized
 from modeseek.distillation.recipes import METHOD_RECIPES, get_recipe
 from modeseek.distillation.recommend import PAPER_VIEW_RECIPES, VIEW_RECIPES
-from modeseek.priors.view_dependent import ViewDependentPrior
+from modeseek.priors.view_dependent import KEPT, ViewDependentPrior
 from modeseek.solids.captions import parse
 from modeseek.solids.rendering import Cameras as SolidCameras
 from modeseek.solids.rendering import render as render_solid
@@ -87,6 +87,32 @@ def test_export_needs_neither_the_prior_nor_the_device(pipeline_folder, tmp_path
     code = main(["export", str(out), "--resolution", "24", "--texture", "0", "--threshold", "5"])
     assert code == 0, capsys.readouterr().err
     assert {path.name for path in out.glob("mesh.*")} == {"mesh.glb", "mesh.obj", "mesh.ply"}
+
+
+def test_a_bounded_number_of_views_stays_encoded():
+    """Every combination of views makes its own denoiser; those beyond the last `KEPT` are made again, with the same values."""
+    made = []
+
+    class Fake:
+        def denoiser(self, prompts, **settings):
+            made.append(tuple(prompts))
+            return lambda x, sigma: x * len(prompts[0])
+
+    names = []
+    viewed = ViewDependentPrior(prior=Fake(), names=lambda: names).denoiser(["a cat"])
+    x, sigma = torch.ones(1, 2), torch.tensor(1.0)
+    for view in [*range(KEPT), 0, KEPT, 1]:  # 0 is still kept, and KEPT takes the place of 1
+        names[:] = [f"view {view:02}"]
+        assert torch.equal(viewed(x, sigma), x * len(f"a cat, view {view:02} view"))
+    assert len(made) == KEPT + 2
+    assert made[-1] == ("a cat, view 01 view",)
+
+
+def test_the_last_preview_is_the_finished_object():
+    for steps in (1, 7, 40, 250):
+        shown = text_to_3d.preview_steps(steps)
+        assert {0, steps - 1} <= shown <= set(range(steps))
+        assert len(shown) <= 23
 
 
 @pytest.mark.parametrize("method", [*(name for name in VIEW_RECIPES if name not in METHOD_RECIPES), "consistent3d", "ism"])
