@@ -79,7 +79,7 @@ def descended(case, prior, checkpoint, ranks):
         )
     else:
         method, views, rich = OBJECTS[case]
-        recipe = get_recipe(method, recipes=VIEW_RECIPES, steps=STEPS, sampler_steps=2, lr=1e-3)
+        recipe = replace(VIEW_RECIPES[method], steps=STEPS, sampler_steps=2, lr=1e-3)
         run = ObjectRun(prompt="a red cube", prior=PriorChoice(name="tiny"), recipe=recipe, views=views)
         made = enriched(volume_of(run, prior)) if rich else volume_of(run, prior)
         steps = steps_of(run, prior, made, checkpoint=checkpoint, ranks=ranks)

@@ -1,5 +1,7 @@
 """`modeseek.distill` with a prior and a prompt: the same numbers as the recipe in the loop, every setting by keyword, typos refused."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -7,7 +9,8 @@ from torch.testing import assert_close
 import modeseek
 from modeseek import VIEW_RECIPES, InvalidInput, OutputError, recommend
 from modeseek.distillation.loop import optimise
-from modeseek.distillation.recipes import ALL_RECIPES, build_gradient, get_recipe
+from modeseek.distillation.recipes import ALL_RECIPES, SINGLE, Recipe, build_gradient, get_recipe
+from modeseek.distillation.settings import IGNORED_BY, READ_BY, ignored
 
 FEW = {"steps": 3, "sampler_steps": 2, "refresh": 2}
 
@@ -42,8 +45,9 @@ def final(steps):
 @pytest.mark.parametrize("method", ["msd", "sds", "sdi"])
 def test_equals_the_recipe_in_the_loop(prior, method):
     renderer, same = Flat(), Flat()
-    step = final(modeseek.distill(renderer, prior, "a cat", method=method, seed=3, **FEW))
-    recipe = get_recipe(method, **FEW)
+    few = {name: value for name, value in FEW.items() if not ignored(method, [name])}
+    step = final(modeseek.distill(renderer, prior, "a cat", method=method, seed=3, **few))
+    recipe = get_recipe(method, **few)
     gradient = build_gradient(recipe, prior, ["a cat"], seed=3)
     settings = {"optimiser": recipe.optimiser, "lr": recipe.lr, "schedule": recipe.schedule, "space": recipe.space, "refresh": 2}
     other = final(optimise(same, gradient, steps=3, seed=3, encode=prior.encode, decode=prior.decode, **settings))
@@ -108,7 +112,70 @@ def test_samples_are_refused_where_a_method_has_none():
 @pytest.mark.parametrize("settings", [{"timesteps": (0.98, 0.02)}, {"interval": (800.0, 200)}])
 def test_timesteps_are_whole_numbers(settings):
     with pytest.raises(InvalidInput, match="whole number"):
-        get_recipe("sds", **settings)
+        Recipe(method="msd-split", **settings)
+
+
+OTHER = {
+    "noise": "shared",
+    "timesteps": (700, 100),
+    "sampler_steps": 7,
+    "bandwidth": (3.0, 0.7),
+    "first": 40.0,
+    "interval": (999, 0),
+    "scaling": "none",
+    "inversion": -0.5,
+    "eta": 0.8,
+    "lora_lr": 3e-3,
+    "guidance": 1.5,
+    "samples": 2,
+    "as_published": True,
+}
+"""A value of each setting of the gradient that no recipe has."""
+
+
+def few_steps(recipe, prior):
+    renderer, short = Flat(size=(8, 8)), replace(recipe, steps=3, optimiser="sgd")
+    final(modeseek.distill(renderer, prior, ["a cat", "a dog"], method=short, negative="grey"))
+    return renderer.colours.detach()
+
+
+def gaussians():
+    """Images of about one colour, another one for each prompt, with their exact denoiser."""
+    means = {"a cat": 0.4, "a dog": -0.3, "grey": 0.1, "": 0.0}
+
+    def denoiser(x, sigma, mean):
+        return mean + 0.09 / (0.09 + sigma.reshape(-1, 1, 1, 1) ** 2) * (x - mean)
+
+    def condition(prompts):
+        return {"mean": torch.tensor([means[prompt] for prompt in prompts]).reshape(-1, 1, 1, 1)}
+
+    return modeseek.NetworkPrior(network=denoiser, event=(3, 8, 8), prediction="denoiser", levels=(0.01, 80.0), condition=condition)
+
+
+@pytest.mark.parametrize("method", list(ALL_RECIPES))
+def test_settings_said_to_be_ignored_are_and_the_others_are_not(pipeline_folder, method):
+    prior = modeseek.load_prior(pipeline_folder("sd1"), image_size=(8, 8)) if method == "vsd" else gaussians()
+    recipe = replace(ALL_RECIPES[method], sampler_steps=4, refresh=1)
+    before, found = few_steps(recipe, prior), []
+    for name, value in OTHER.items():
+        if name == "samples" and recipe.method in SINGLE:
+            continue
+        if name == "as_published":
+            value = not recipe.as_published
+        if torch.equal(few_steps(replace(recipe, **{name: value}), prior), before):
+            found.append(name)
+    assert found == ignored(recipe.method, OTHER)
+
+
+def test_a_setting_that_a_method_ignores_is_refused():
+    assert {*READ_BY, *IGNORED_BY} <= set(OTHER)
+    with pytest.raises(InvalidInput, match="sampler_steps means nothing for sds"):
+        get_recipe("sds", sampler_steps=3)
+    with pytest.raises(InvalidInput, match="noise means nothing for mean-shift"):
+        get_recipe("mean-shift", noise="fixed")
+    for name in ("cfd", "dsd"):
+        with pytest.raises(InvalidInput, match=f"{name} follows the noise of each image"):
+            get_recipe(name, noise="fresh")
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,8 @@ def prompts(tmp_path):
 
 
 def sweep(folder, prompts, out, *more):
-    base = ["sweep", str(prompts), "--prior", str(folder), "--steps", "3", "--sampler-steps", "3", "--threads", "1", "--out", str(out)]
+    base = ["sweep", str(prompts), "--prior", str(folder), "--steps", "3", "--threads", "1", "--out", str(out)]
+    base += ["--sampler-steps", "3"] if any("msd" in word for word in more) else []
     return main([*base, *more])
 
 

@@ -117,7 +117,7 @@ def test_the_last_preview_is_the_finished_object():
 
 @pytest.mark.parametrize("method", [*(name for name in VIEW_RECIPES if name not in METHOD_RECIPES), "consistent3d", "ism"])
 def test_every_method(pipeline_folder, method):
-    recipe = get_recipe(method, recipes=VIEW_RECIPES, steps=2, sampler_steps=2)
+    recipe = replace(VIEW_RECIPES[method], steps=2, sampler_steps=2)
     run = ObjectRun(prompt="a cat", prior=PriorChoice(name=str(pipeline_folder("sd1"))), recipe=recipe, views=1)
     prior = run.prior.open()
     steps = list(steps_of(run, prior, volume_of(run, prior)))
@@ -257,7 +257,7 @@ def test_cameras_stay_as_long_as_a_target(pipeline_folder):
 
 @pytest.mark.parametrize("method", ["msd", "vsd", "sds"])
 def test_images_grow_with_their_cameras(pipeline_folder, method):
-    recipe = get_recipe(method, recipes=VIEW_RECIPES, steps=6, sampler_steps=2, refresh=2)
+    recipe = replace(VIEW_RECIPES[method], steps=6, sampler_steps=2, refresh=2)
     run = ObjectRun(prompt="a cat", prior=PriorChoice(name=str(pipeline_folder("sd1"))), recipe=recipe, views=1, size=12, low=(8, 3))
     prior = run.prior.open()
     nerf, sizes = volume_of(run, prior), []

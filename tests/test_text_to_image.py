@@ -36,9 +36,9 @@ def image_bytes(folder):
 @pytest.mark.parametrize("family", list(FAMILIES))
 @pytest.mark.parametrize("method", list(RECIPES))
 def test_every_method_on_every_family(pipeline_folder, tmp_path, family, method):
-    recipe = get_recipe(method, **SMALL)
+    recipe = replace(RECIPES[method], **SMALL)
     guidance = {"guidance": 1.0} if family == "flux" else {}
-    recipe = get_recipe(method, **SMALL, **guidance)
+    recipe = replace(RECIPES[method], **SMALL, **guidance)
     if family == "flux" and method == "msd-published":
         recipe = Recipe(**{**vars(recipe), "interval": (999, 0)})
     run = ImageRun(prompt="a red cat", prior=choice(pipeline_folder(family), FAMILIES[family]), recipe=recipe, seeds=(0, 1))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +25,7 @@ from modeseek.core.identity import described, digest
 from modeseek.distillation.loop import Step, Stop, optimise
 from modeseek.distillation.recipes import Recipe, build_gradient
 from modeseek.distillation.recommend import recommend
+from modeseek.distillation.settings import varied
 from modeseek.gradients import Gradient
 from modeseek.priors.base import ImagePrior
 from modeseek.priors.consistent import consistent_encode
@@ -191,11 +192,11 @@ def recipe_of(method: str | Recipe | None, *, kind: str, **settings: Any) -> Rec
     """Return the recipe of a method with the settings given by keyword.
 
     Raises:
-        InvalidInput: an unknown method or setting; the message names the closest one.
+        InvalidInput: an unknown method or setting, with the closest one named, or a setting that the method does not read.
     """
     check_names(settings, tuple(field.name for field in fields(Recipe) if field.name != "method"), what="setting of a recipe")
     base = method if isinstance(method, Recipe) else recommend(kind, method or "msd")
-    return replace(base, **settings)
+    return varied(base, settings)
 
 
 def prompts_of(prompt: str | Sequence[str] | PromptEmbeds | None) -> list[str] | PromptEmbeds:

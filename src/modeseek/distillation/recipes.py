@@ -13,8 +13,8 @@ all published settings, whatever the prior. `modeseek.distillation.published` gi
     msd-persistent    one chain per object, advanced by one call per step                         1
     msd               wide kernel, fixed noise, cached targets in image space                  sampler_steps / refresh
 
-Not part of a recipe: images are resized with antialiasing before the encoder, where threestudio's bilinear interpolation has none (the same
-when enlarging); latents are the posterior's mean, where all published codes draw from the posterior.
+Not part of a recipe: images are resized with antialiasing before the encoder (threestudio: without), and latents are the posterior's mean
+(all published codes: a draw).
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from modeseek.core.guidance import EVERYWHERE
 from modeseek.core.schedules import AdaptiveBandwidth, ExponentialBandwidth, stable_diffusion_levels
 from modeseek.distillation.literature import CALLS, LiteratureMethod, build_literature, falling_bandwidth
 from modeseek.distillation.published import at_timestep
+from modeseek.distillation.settings import varied
 from modeseek.gradients import MSD, SDI, SDS, SJC, VSD, Gradient, NoiseLevels, PersistentMSD
 from modeseek.gradients.base import NoisePolicy
 from modeseek.gradients.cached import Space
@@ -161,7 +162,6 @@ RECIPES: dict[str, Recipe] = {
     ),
 }
 """By name; `modeseek image --method NAME`. How "msd" was found is in docs/provenance.md."""
-
 METHOD_RECIPES: dict[str, Recipe] = {
     "csd": Recipe(method="csd"),
     "nfsd": Recipe(method="nfsd", published_guidance=7.5),
@@ -186,11 +186,11 @@ def get_recipe(name: str, *, recipes: dict[str, Recipe] = ALL_RECIPES, **changes
     """Return the recipe called `name` with the changes that are not None.
 
     Raises:
-        InvalidInput: no recipe of that name.
+        InvalidInput: no recipe of that name, or a change of a setting that its method does not read.
     """
     if name not in recipes:
         raise InvalidInput(f"method {name!r} is unknown: choose {', '.join(recipes)}")
-    return replace(recipes[name], **{key: value for key, value in changes.items() if value is not None})
+    return varied(recipes[name], {key: value for key, value in changes.items() if value is not None})
 
 
 def scale_of(recipe: Recipe, prior: ImagePrior, guidance: float | None = None) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from modeseek.core.errors import InvalidInput
-from modeseek.sweeps.sweep import Method, Sweep, methods_of
+from modeseek.sweeps.sweep import Method, Sweep, applied, methods_of
 from modeseek.tasks.text_to_image import PriorChoice
 
 MOST_SEEDS = 100_000
@@ -99,24 +99,28 @@ def read_sweep(path: Path) -> Sweep:
     settings = _mapping(found.pop("settings", {}), path, "settings")
     prompts = found.get("prompts", ())
     found["prompts"] = read_prompts(path.parent / prompts) if isinstance(prompts, str) else _texts(prompts, path, "prompts")
-    found["methods"] = tuple(
-        _method(entry, path, task, preset, settings) for entry in _list(found.get("methods", ["msd"]), path, "methods")
-    )
+    entries = [_method(entry, path, task, preset) for entry in _list(found.get("methods", ["msd"]), path, "methods")]
+    shared = applied([method for method, _ in entries], _settings(settings))
+    found["methods"] = tuple(applied([method], own)[0] for method, (_, own) in zip(shared, entries, strict=True))
     seeds = found.get("seeds", "0")
     found["seeds"] = read_seeds(",".join(map(str, seeds)) if isinstance(seeds, list) else str(seeds))
     found["priors"] = tuple(_prior(entry, path) for entry in _list(found.get("priors", ["solids"]), path, "priors"))
     return Sweep(**found)
 
 
-def _method(entry: Any, path: Path, task: Any, preset: Any, settings: dict[str, Any]) -> Method:
+def _method(entry: Any, path: Path, task: Any, preset: Any) -> tuple[Method, dict[str, Any]]:
+    """A method of the file with its name, and the settings of its own."""
     if isinstance(entry, str):
         entry = {"method": entry}
     entry = dict(_mapping(entry, path, "a method"))
     base = str(entry.pop("method", "msd"))
     name = str(entry.pop("name", base))
-    changes = {key: tuple(value) if isinstance(value, list) else value for key, value in {**settings, **entry}.items()}
-    (found,) = methods_of([base], task, preset=str(preset), **changes)
-    return replace(found, name=name)
+    (found,) = methods_of([base], task, preset=str(preset))
+    return replace(found, name=name), _settings(entry)
+
+
+def _settings(found: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in found.items() if value is not None}
 
 
 def _prior(entry: Any, path: Path) -> PriorChoice:

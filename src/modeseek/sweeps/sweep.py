@@ -12,7 +12,7 @@ A later sweep with more prompts, methods or seeds in the same folder runs the mi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from modeseek.core.files import read_object, write_json
 from modeseek.core.identity import digest
 from modeseek.distillation.recipes import ALL_RECIPES, Recipe, scale_of
 from modeseek.distillation.recommend import PAPER_VIEW_RECIPES, VIEW_RECIPES
+from modeseek.distillation.settings import ignored, varied
 from modeseek.plots.images import save_image
 from modeseek.sweeps.cells import AnyCell, Result, cell_path, load
 from modeseek.sweeps.frugal import FrugalPrior
@@ -124,7 +125,7 @@ class ObjectCell:
 def described(cell: ImageCell | ObjectCell) -> dict[str, Any]:
     """The values that identify a cell in its sweep: prompt, method, seed and prior."""
     spec: Any = cell if isinstance(cell, ImageCell) else cell.spec
-    return {"prompt": spec.prompt, "method": cell.method.name, "seed": spec.seed, "prior": Path(spec.prior.name).name}
+    return {"prompt": spec.prompt, "method": cell.method.name, "seed": spec.seed, "prior": spec.prior.name}
 
 
 def _row(cell: ImageCell | ObjectCell, guidance: float, *, calls: float, image: str, last: dict[str, float]) -> dict[str, Any]:
@@ -194,18 +195,33 @@ class Sweep:
 
 
 def methods_of(names: Sequence[str], task: Task, *, preset: str = "cpu", **changes: Any) -> tuple[Method, ...]:
-    """The task's recipes called `names`, with the changes that are not None.
+    """The task's recipes called `names`, with the changes that are not None; each takes those that it reads.
 
     Raises:
-        InvalidInput: an unknown method, or a setting that recipes do not have.
+        InvalidInput: an unknown method, a setting that recipes do not have, or one that none of the methods reads.
     """
     recipes = ALL_RECIPES if task == "image" else PAPER_VIEW_RECIPES if preset == "paper" else VIEW_RECIPES
-    found = []
     for name in names:
         if name not in recipes:
             raise InvalidInput(f"method {name!r} is unknown for {task}: choose {', '.join(recipes)}")
+    changes = {key: value for key, value in changes.items() if value is not None}
+    return applied([Method(name=name, recipe=recipes[name]) for name in names], changes)
+
+
+def applied(methods: Sequence[Method], changes: Mapping[str, Any]) -> tuple[Method, ...]:
+    """The methods with the changes, each with those that it reads.
+
+    Raises:
+        InvalidInput: a setting that recipes do not have, or that none of the methods reads.
+    """
+    unread = [name for name in changes if methods and all(ignored(method.recipe.method, [name]) for method in methods)]
+    if unread:
+        raise InvalidInput(f"{', '.join(unread)} means nothing for {', '.join(method.name for method in methods)}: leave it out")
+    found = []
+    for method in methods:
+        unread = ignored(method.recipe.method, changes)
         try:
-            found.append(Method(name=name, recipe=replace(recipes[name], **{k: v for k, v in changes.items() if v is not None})))
+            found.append(replace(method, recipe=varied(method.recipe, {k: v for k, v in changes.items() if k not in unread})))
         except TypeError as error:
             raise InvalidInput(f"a recipe has no such setting ({error})") from None
     return tuple(found)

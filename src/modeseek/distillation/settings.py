@@ -1,0 +1,50 @@
+"""Which methods read a setting of a recipe, so that none that was given is ignored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from modeseek.core.errors import InvalidInput
+
+DRAWS = ("msd-split", "msd-proximal", "msd-reverse", "msd-persistent")
+NOT_NOISED = ("sdi", "mean-shift", "hd-ode", "consistent3d")  # Consistent3D's noise is shared by its definition
+READ_BY: dict[str, tuple[str, ...]] = {
+    "sampler_steps": (*DRAWS, "sdi"),
+    "bandwidth": (*DRAWS, "sds-annealed", "mean-shift", "hd-ode"),
+    "first": ("msd-proximal", "msd-persistent"),
+    "interval": ("msd-split",),
+    "scaling": ("msd-split",),
+    "inversion": ("sdi",),
+    "eta": ("sdi",),
+    "as_published": ("sdi",),
+    "lora_lr": ("vsd",),
+}
+"""The methods that read a setting; settings that are not listed are read by all but those of `IGNORED_BY`."""
+IGNORED_BY: dict[str, tuple[str, ...]] = {
+    "noise": NOT_NOISED,
+    "guidance": ("csd",),
+    "timesteps": ("msd-reverse", "ism", "consistent3d", "dsd", "sds-annealed", "mean-shift", "hd-ode"),
+}
+"""The methods that do not read a setting."""
+
+
+def ignored(method: str, names: Iterable[str]) -> list[str]:
+    """The settings of `names` that `method` does not read."""
+    return [name for name in names if method not in READ_BY.get(name, (method,)) or method in IGNORED_BY.get(name, ())]
+
+
+def varied(recipe: Any, changes: Mapping[str, Any]) -> Any:
+    """Return the recipe with changes.
+
+    Raises:
+        InvalidInput: a change of a setting that the recipe's method does not read, or a value outside its range.
+    """
+    method = recipe.method
+    unread = ignored(method, changes)
+    if unread:
+        raise InvalidInput(f"{', '.join(unread)} means nothing for {method}: leave it out")
+    if method in ("cfd", "dsd") and changes.get("noise") == "fresh":
+        raise InvalidInput(f"{method} follows the noise of each image, so it cannot be fresh: choose noise fixed, or leave it out")
+    return replace(recipe, **changes)
