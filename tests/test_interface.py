@@ -169,9 +169,9 @@ def test_settings_said_to_be_ignored_are_and_the_others_are_not(pipeline_folder,
 
 def test_a_setting_that_a_method_ignores_is_refused():
     assert {*READ_BY, *IGNORED_BY} <= set(OTHER)
-    with pytest.raises(InvalidInput, match="sampler_steps means nothing for sds"):
+    with pytest.raises(InvalidInput, match="method sds does not read sampler_steps"):
         get_recipe("sds", sampler_steps=3)
-    with pytest.raises(InvalidInput, match="noise means nothing for mean-shift"):
+    with pytest.raises(InvalidInput, match="method mean-shift does not read noise"):
         get_recipe("mean-shift", noise="fixed")
     for name in ("cfd", "dsd"):
         with pytest.raises(InvalidInput, match=f"{name} follows the noise of each image"):

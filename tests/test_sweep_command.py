@@ -23,7 +23,7 @@ from modeseek.sweeps.frugal import FrugalPrior
 from modeseek.sweeps.page import write_page
 from modeseek.sweeps.plan import plan
 from modeseek.sweeps.reading import read_sweep
-from modeseek.sweeps.sweep import ImageCell, Method, Sweep, begin, methods_of, rows_of
+from modeseek.sweeps.sweep import ImageCell, Method, Sweep, begin, described, methods_of, rows_of
 from modeseek.sweeps.table import write_table
 from modeseek.tasks.text_to_3d import ObjectRun
 from modeseek.tasks.text_to_image import ImageRun, PriorChoice
@@ -130,6 +130,25 @@ def test_a_yaml_file_states_a_whole_sweep(tmp_path):
     assert found.seeds == (0, 1, 2)
     assert [p.dtype for p in found.priors] == ["float32", "bfloat16"]
     assert len(found.cells()) == 2 * 2 * 2 * 3
+
+
+def test_each_method_of_a_sweep_takes_the_settings_that_it_reads(tmp_path):
+    path = tmp_path / "s.yaml"
+    path.write_text("prompts: [a]\nmethods: [sds, {method: msd, name: own, sampler_steps: 3}, msd]\nsettings: {sampler_steps: 5}\n")
+    assert [m.recipe.sampler_steps for m in read_sweep(path).methods] == [RECIPES["sds"].sampler_steps, 3, 5]
+    assert [m.recipe.sampler_steps for m in methods_of(["sds", "msd"], "image", sampler_steps=7)] == [RECIPES["sds"].sampler_steps, 7]
+    with pytest.raises(InvalidInput, match="method sds, vsd does not read sampler_steps"):
+        methods_of(["sds", "vsd"], "image", sampler_steps=7)
+    for methods in ("[sds]\nsettings: {sampler_steps: 5}", "[{method: sds, sampler_steps: 5}]"):
+        path.write_text(f"prompts: [a]\nmethods: {methods}\n")
+        with pytest.raises(InvalidInput, match="method sds does not read sampler_steps"):
+            read_sweep(path)
+
+
+def test_priors_of_one_folder_name_differ_in_the_table():
+    priors = [PriorChoice(name=f"{parent}/unet") for parent in ("first", "second")]
+    cells = [ImageCell(prompt="a", method=Method(name="sds", recipe=RECIPES["sds"]), prior=prior) for prior in priors]
+    assert [described(cell)["prior"] for cell in cells] == ["first/unet", "second/unet"]
 
 
 def test_other_weights_of_a_prior_are_other_cells(pipeline_folder, tmp_path):

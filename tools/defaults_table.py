@@ -9,7 +9,9 @@ from modeseek.distillation.recommend import KINDS
 PAGE = Path(__file__).parent.parent / "docs" / "defaults.md"
 OWN_LEVELS = ("ism", "dsd", "consistent3d")
 """Methods with schedules of their own over all levels of the prior, which do not use `Recipe.timesteps`."""
-COLUMNS = ("method", "steps", "lr", "schedule", "space", "noise", "refresh", "level or bandwidth", "denoiser calls")
+NOISE = {"sdi": "-", "mean-shift": "-", "hd-ode": "-", "consistent3d": "shared"}
+"""Methods that have no noise, or whose definition states it."""
+COLUMNS = ("method", "steps", "lr", "schedule", "space", "noise", "refresh", "sampler", "level or bandwidth", "denoiser calls")
 
 
 def row(name: str, recipe: Recipe) -> list[str]:
@@ -22,7 +24,9 @@ def row(name: str, recipe: Recipe) -> list[str]:
     else:
         scale = f"t {recipe.timesteps[0]} to {recipe.timesteps[1]}"
     schedule = recipe.schedule + (f", {recipe.warmup:.0%} warm-up" if recipe.warmup else "")
-    values = (recipe.steps, f"{recipe.lr:g}", schedule, recipe.space, recipe.noise, recipe.refresh, scale, f"{recipe.calls:g}")
+    sampler = recipe.method.removeprefix("msd-") if recipe.method.startswith("msd") else "-"
+    noise = NOISE.get(recipe.method, recipe.noise)
+    values = (recipe.steps, f"{recipe.lr:g}", schedule, recipe.space, noise, recipe.refresh, sampler, scale, f"{recipe.calls:g}")
     return [f"`{name}`", *map(str, values)]
 
 

@@ -25,7 +25,7 @@ from modeseek.core.identity import described, digest
 from modeseek.distillation.loop import Step, Stop, optimise
 from modeseek.distillation.recipes import Recipe, build_gradient
 from modeseek.distillation.recommend import recommend
-from modeseek.distillation.settings import varied
+from modeseek.distillation.settings import changed
 from modeseek.gradients import Gradient
 from modeseek.priors.base import ImagePrior
 from modeseek.priors.consistent import consistent_encode
@@ -196,7 +196,7 @@ def recipe_of(method: str | Recipe | None, *, kind: str, **settings: Any) -> Rec
     """
     check_names(settings, tuple(field.name for field in fields(Recipe) if field.name != "method"), what="setting of a recipe")
     base = method if isinstance(method, Recipe) else recommend(kind, method or "msd")
-    return varied(base, settings)
+    return changed(base, settings, name=method if isinstance(method, str) else None)
 
 
 def prompts_of(prompt: str | Sequence[str] | PromptEmbeds | None) -> list[str] | PromptEmbeds:

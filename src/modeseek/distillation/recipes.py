@@ -29,7 +29,7 @@ from modeseek.core.guidance import EVERYWHERE
 from modeseek.core.schedules import AdaptiveBandwidth, ExponentialBandwidth, stable_diffusion_levels
 from modeseek.distillation.literature import CALLS, LiteratureMethod, build_literature, falling_bandwidth
 from modeseek.distillation.published import at_timestep
-from modeseek.distillation.settings import varied
+from modeseek.distillation.settings import changed
 from modeseek.gradients import MSD, SDI, SDS, SJC, VSD, Gradient, NoiseLevels, PersistentMSD
 from modeseek.gradients.base import NoisePolicy
 from modeseek.gradients.cached import Space
@@ -190,7 +190,7 @@ def get_recipe(name: str, *, recipes: dict[str, Recipe] = ALL_RECIPES, **changes
     """
     if name not in recipes:
         raise InvalidInput(f"method {name!r} is unknown: choose {', '.join(recipes)}")
-    return varied(recipes[name], {key: value for key, value in changes.items() if value is not None})
+    return changed(recipes[name], {key: value for key, value in changes.items() if value is not None}, name=name)
 
 
 def scale_of(recipe: Recipe, prior: ImagePrior, guidance: float | None = None) -> float:

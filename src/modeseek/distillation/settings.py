@@ -35,16 +35,15 @@ def ignored(method: str, names: Iterable[str]) -> list[str]:
     return [name for name in names if method not in READ_BY.get(name, (method,)) or method in IGNORED_BY.get(name, ())]
 
 
-def varied(recipe: Any, changes: Mapping[str, Any]) -> Any:
-    """Return the recipe with changes.
+def changed(recipe: Any, changes: Mapping[str, Any], *, name: str | None = None) -> Any:
+    """Return the recipe with changes; `name` is what messages call its method, where that is not `recipe.method`.
 
     Raises:
         InvalidInput: a change of a setting that the recipe's method does not read, or a value outside its range.
     """
-    method = recipe.method
-    unread = ignored(method, changes)
+    unread = ignored(recipe.method, changes)
     if unread:
-        raise InvalidInput(f"{', '.join(unread)} means nothing for {method}: leave it out")
-    if method in ("cfd", "dsd") and changes.get("noise") == "fresh":
-        raise InvalidInput(f"{method} follows the noise of each image, so it cannot be fresh: choose noise fixed, or leave it out")
+        raise InvalidInput(f"method {name or recipe.method} does not read {', '.join(unread)}: leave it out")
+    if recipe.method in ("cfd", "dsd") and changes.get("noise") == "fresh":
+        raise InvalidInput(f"{recipe.method} follows the noise of each image, so it cannot be fresh: choose noise fixed, or leave it out")
     return replace(recipe, **changes)

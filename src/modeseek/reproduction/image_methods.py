@@ -1,4 +1,4 @@
-"""Rows of Table 4: every method as published, at equal denoiser calls, at the best settings found, and MSD with wide kernels."""
+"""Rows of Table 4: every method as published, at equal denoiser calls and at the best settings found; MSD with wide kernels; mean shift."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from bisect import bisect_right
 from dataclasses import replace
 
 from modeseek.core.errors import InvalidInput
-from modeseek.distillation.recipes import RECIPES, Recipe
+from modeseek.distillation.recipes import ALL_RECIPES, RECIPES, Recipe
 from modeseek.reproduction.image_cells import DistilledImages, prompts_of
 from modeseek.tasks.text_to_image import PriorChoice
 
@@ -39,6 +39,13 @@ def equal_calls(recipe: Recipe, budget: float) -> Recipe:
 
 
 WIDE = "wide kernel, cached targets"
+FURTHER: tuple[tuple[str, str, str], ...] = (
+    ("msd", "MSD", WIDE),
+    ("msd-persistent", "MSD", "persistent chain"),
+    ("mean-shift", "mean shift", "one call"),
+    ("sds-annealed", "SDS", "levels of mean shift"),
+)
+"""Recipe, method and row; the last two were not tuned on images."""
 METHODS: tuple[tuple[str, str], ...] = (
     ("sds", "SDS"),
     ("vsd", "VSD"),
@@ -58,7 +65,7 @@ def published(prior: PriorChoice, seeds: int, seed: int, *, steps: int | None = 
 
 
 def at_equal_calls(prior: PriorChoice, seeds: int, seed: int, budget: float, *, steps: int | None = None) -> list[DistilledImages]:
-    """Every method at `budget` denoiser calls: published settings, the best found, and MSD with wide kernels."""
+    """Every method at `budget` denoiser calls: published settings, the best found, and those of `FURTHER`."""
     cells = []
     for name, method in methods_of(prior):
         recipe = equal_calls(_stepped(RECIPES[name], steps), budget)
@@ -66,8 +73,9 @@ def at_equal_calls(prior: PriorChoice, seeds: int, seed: int, budget: float, *, 
     for name, method in (m for m in methods_of(prior) if m[0] in BEST):
         recipe = equal_calls(_stepped(BEST[name], steps), budget)
         cells.append(_cell(prior, seeds, seed, name, method, "best settings, equal calls", recipe))
-    for name, row in (("msd", WIDE), ("msd-persistent", "persistent chain")):
-        cells.append(_cell(prior, seeds, seed, name, "MSD", f"{row}, equal calls", equal_calls(_stepped(RECIPES[name], steps), budget)))
+    for name, method, row in FURTHER:
+        recipe = equal_calls(_stepped(ALL_RECIPES[name], steps), budget)
+        cells.append(_cell(prior, seeds, seed, name, method, f"{row}, equal calls", recipe))
     return cells
 
 

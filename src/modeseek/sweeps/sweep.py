@@ -22,7 +22,7 @@ from modeseek.core.files import read_object, write_json
 from modeseek.core.identity import digest
 from modeseek.distillation.recipes import ALL_RECIPES, Recipe, scale_of
 from modeseek.distillation.recommend import PAPER_VIEW_RECIPES, VIEW_RECIPES
-from modeseek.distillation.settings import ignored, varied
+from modeseek.distillation.settings import changed, ignored
 from modeseek.plots.images import save_image
 from modeseek.sweeps.cells import AnyCell, Result, cell_path, load
 from modeseek.sweeps.frugal import FrugalPrior
@@ -216,12 +216,13 @@ def applied(methods: Sequence[Method], changes: Mapping[str, Any]) -> tuple[Meth
     """
     unread = [name for name in changes if methods and all(ignored(method.recipe.method, [name]) for method in methods)]
     if unread:
-        raise InvalidInput(f"{', '.join(unread)} means nothing for {', '.join(method.name for method in methods)}: leave it out")
+        names = ", ".join(method.name for method in methods)
+        raise InvalidInput(f"method {names} does not read {', '.join(unread)}: leave it out")
     found = []
     for method in methods:
         unread = ignored(method.recipe.method, changes)
         try:
-            found.append(replace(method, recipe=varied(method.recipe, {k: v for k, v in changes.items() if k not in unread})))
+            found.append(replace(method, recipe=changed(method.recipe, {k: v for k, v in changes.items() if k not in unread})))
         except TypeError as error:
             raise InvalidInput(f"a recipe has no such setting ({error})") from None
     return tuple(found)

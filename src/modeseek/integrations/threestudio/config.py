@@ -13,6 +13,7 @@ from typing import Any
 
 from modeseek.core.errors import InvalidInput
 from modeseek.distillation.recipes import RECIPES, Recipe
+from modeseek.distillation.settings import READ_BY
 
 WIDE = {"sampler_steps": 10, "bandwidth": (3.0, 0.3)}  # of MSD's own recipes on objects: wide enough to change one, local at the end
 STOCHASTIC = ("sds", "sjc", "vsd")
@@ -26,6 +27,8 @@ KEYS_OF = {
     "lora_n_timestamp_samples": ("vsd",),
     "camera_condition_type": ("vsd",),
     "lora_lr": ("vsd",),
+    "sampler_steps": READ_BY["sampler_steps"],
+    "bandwidth": READ_BY["bandwidth"],
     "enable_sdi": ("sdi",),
     "inversion_guidance_scale": ("sdi",),
     "inversion_n_steps": ("sdi",),
@@ -33,7 +36,7 @@ KEYS_OF = {
     "n_ddim_steps": ("sdi",),
     "t_anneal": ("sdi",),
 }
-"""Keys that only some recipes have, and which."""
+"""Keys that only some methods read, and which."""
 
 
 @dataclass
@@ -185,7 +188,8 @@ def check_keys(config: Any, name: str) -> None:
     for key, methods in KEYS_OF.items():
         value = getattr(config, key)
         if value is not None and method not in methods and not (key in ("use_sjc", "enable_sdi", "sqrt_anneal") and value is False):
-            raise InvalidInput(f"{key} belongs to recipe: {' or '.join(methods)}, this is {name}: remove it, or give that recipe")
+            names = " or ".join(other for other in RECIPES if RECIPES[other].method in methods)
+            raise InvalidInput(f"{key} belongs to recipe: {names}, this is {name}: remove it, or give that recipe")
     refused = {
         "use_img_loss": (config.use_img_loss, "for residuals between images give space: image"),
         "token_merging": (config.token_merging, "it is not offered"),

@@ -15,7 +15,7 @@ from modeseek.sweeps.cells import Cell, Result
 from modeseek.tasks.prior_choice import has_solids
 
 NOTES = "Frechet distance of every method's images at marked steps; the black line is the mean of other sets of DDIM images."
-COLOURS = {"SDS": "C0", "VSD": "C1", "SDI": "C2", "MSD": "C3"}
+COLOURS = {"SDS": "C0", "VSD": "C1", "SDI": "C2", "MSD": "C3", "mean shift": "C5"}
 PERSISTENT = "C4"
 LINES = (("as published, equal calls", ":"), ("as published", "--"), ("", "-"))  # the first whose words a row has
 
