@@ -72,6 +72,18 @@ def test_a_terminated_job_is_stopped(tmp_path):
     assert (first.state, first.error) == ("stopped", "")
 
 
+def test_a_job_that_ends_while_it_is_stopped_is_not_active(tmp_path):
+    """`stop` waits for the end of a job or comes before it: the state is never "stopping" without a thread."""
+    first = Job("a", tmp_path, 1, lambda: iter(()))
+    first.state = "running"
+    with first._lock:
+        late = threading.Thread(target=first.stop)
+        late.start()
+        first.state = "finished"
+    late.join(10)
+    assert (first.state, first.active) == ("finished", False)
+
+
 def test_stop_and_resume(tmp_path):
     steps, worker = Steps(10), Worker()
     first = worker.start(job(tmp_path, steps))

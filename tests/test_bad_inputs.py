@@ -267,6 +267,9 @@ COMMAND_LINES = [
     ([*SWEEP, "--shard", "1/2", "--workers", "2"], "--shard runs in this process"),
     ([*SWEEP, "--executor", "slurm"], "no SLURM"),
     ([*SWEEP, "--executor", "slurm", "--slurm", "x"], "NAME=VALUE"),
+    ([*SWEEP, "--gpus", "2", "--address", "auto"], "--executor local does not read --address, --gpus"),
+    ([*SWEEP, "--executor", "ray", "--workers", "2"], "--executor ray does not read --workers"),
+    (["train", "fractal-a", "--minutes", "5", "--out", "OUT"], "training fractal-a does not read --minutes"),
     *(
         (["sweep", name, "--out", "OUT"], words)
         for name, words in {
@@ -554,3 +557,14 @@ def test_a_checkpoint_of_another_prompt_is_refused(folders, safe, capsys):
     assert main([*arguments, "--seeds", "1"]) == 1
     assert "other settings" in capsys.readouterr().err
     assert (safe / "out" / "checkpoint.safetensors").read_bytes() == saved
+
+
+def test_leftovers_of_a_part_are_those_of_its_name(tmp_path):
+    """`train fractal-a` must not remove what a running `train fractal-a-weak` is writing."""
+    own, other = tmp_path / ".fractal-a.safetensors.1.part", tmp_path / ".fractal-a-weak.safetensors.2.part"
+    own.touch(), other.touch()
+    with locked(tmp_path, "fractal-a"):
+        assert not own.exists()
+        assert other.exists()
+    with locked(tmp_path):
+        assert not other.exists()

@@ -2,9 +2,12 @@
 
 import json
 import os
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.testing import assert_close
 
 from modeseek.cli import main
@@ -85,6 +88,60 @@ def test_bad_input_is_named(tmp_path):
         EditRecipe(method="dds", local=(0.3, 0.2))
     with pytest.raises(InvalidInput, match="images must be"):
         Edit(solids_prior(), torch.zeros(1, 3, 8, 8), ["a red cube"], ["a blue cube"], EDIT_RECIPES["dds"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "DDS"}, "method"),
+        ({"guidance": float("nan")}, "guidance"),
+        ({"timesteps": (900.5, 20)}, "whole number"),
+    ],
+)
+def test_bad_settings_of_a_recipe_are_named(changes, message):
+    with pytest.raises(InvalidInput, match=message):
+        replace(EDIT_RECIPES["dds"], **changes)
+
+
+def test_another_image_of_the_same_name_is_another_edit(pipeline_folder, source_image, tmp_path):
+    run = run_of(source_image, pipeline_folder("sd1"))
+    list(edit_image(run, tmp_path / "out"))
+    before = (tmp_path / "out" / "image-0.png").read_bytes()
+    save_image(source_image, torch.zeros(3, 32, 32))
+    with pytest.raises(OutputError, match="edit of another image"):
+        list(edit_image(run, tmp_path / "out"))
+    assert (tmp_path / "out" / "image-0.png").read_bytes() == before
+    source_image.unlink()
+    assert list(edit_image(run, tmp_path / "out")) == []
+
+
+@pytest.mark.filterwarnings("ignore::modeseek.core.errors.PromptCut")
+def test_prompts_with_dollars_are_no_mathematics(pipeline_folder, source_image, tmp_path):
+    run = replace(run_of(source_image, pipeline_folder("sd1")), prompt="a note of $5_1_2 or $20")
+    list(edit_image(run, tmp_path / "out"))
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["finished"]
+
+
+def test_images_are_read_as_people_see_them(tmp_path):
+    upright = Image.fromarray(np.arange(24, dtype=np.uint8).reshape(4, 2, 3) * 10)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown after a quarter turn
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    upright.save(tmp_path / "upright.png")
+    assert_close(read_image(tmp_path / "turned.png", (4, 2)), read_image(tmp_path / "upright.png", (4, 2)))
+    ramp = np.linspace(0, 65535, 16).astype(np.uint16).reshape(4, 4)
+    Image.fromarray(ramp).save(tmp_path / "deep.png")
+    expected = torch.from_numpy(ramp.astype(np.float32) / 65535).expand(3, 4, 4)
+    assert_close(read_image(tmp_path / "deep.png", (4, 4)), expected, atol=1 / 255, rtol=0)
+    Image.new("RGBA", (2, 2), (255, 0, 0, 0)).save(tmp_path / "clear.png")
+    assert_close(read_image(tmp_path / "clear.png", (2, 2)), torch.ones(3, 2, 2))
+
+
+def test_an_image_beyond_the_limit_is_named(tmp_path, monkeypatch):
+    Image.new("L", (40, 40)).save(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(InvalidInput, match=r"large\.png cannot be read as an image"):
+        read_image(tmp_path / "large.png", (8, 8))
 
 
 @pytest.mark.parametrize("method", list(EDIT_RECIPES))

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from safetensors.torch import save_file
 from torch.testing import assert_close
 
 from modeseek import InvalidInput, OutputError, WeightsError, embedded
-from modeseek.core.files import read_json, read_state, write_json, write_state
+from modeseek.core.files import read_json, read_state, write_atomically, write_json, write_state
 from modeseek.priors import EnergyNet, load_energy_net, save_energy_net
 from modeseek.reproduction.training.energy import RECIPES, TrainingConfig, train
 
@@ -32,6 +34,23 @@ def test_a_failed_write_keeps_the_old_file(tmp_path):
         write_json(path, {"bad": float("nan")})
     assert read_json(path) == {"good": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["value.json"]
+
+
+def test_two_threads_write_one_file(tmp_path):
+    """Each has a temporary file of its own; the last one to finish stays."""
+    path, both = tmp_path / "page.html", threading.Barrier(2)
+
+    def write(word):
+        def to(temporary):
+            temporary.write_text(word)
+            both.wait(10)
+
+        write_atomically(path, to)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(write, ("one", "two")))
+    assert path.read_text() in ("one", "two")
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_what_a_killed_write_leaves_is_no_image(tmp_path):

@@ -102,6 +102,11 @@ def test_a_chain_for_views_is_refused(solids):
         modeseek.distill(Flat(), solids, "a red sphere", method=recipe, views=lambda: ["front", "side"])
 
 
+def test_azimuths_need_views(solids):
+    with pytest.raises(InvalidInput, match="give views as well"):
+        modeseek.distill(Flat(), solids, "a red sphere", azimuths=lambda: torch.zeros(2))
+
+
 def test_samples_are_refused_where_a_method_has_none():
     for name in ("mean-shift", "ism", "sdi", "cfd"):
         with pytest.raises(InvalidInput, match=f"{name} has one sample per estimate"):

@@ -57,6 +57,15 @@ def test_an_error_closes_the_logger(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_logger_writes_nothing_before_the_first_step(tmp_path):
+    """A run that is refused leaves no files in a folder that may belong to another run."""
+    pytest.importorskip("tensorboard")
+    log = logger("tensorboard", tmp_path / "out")
+    log.close()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_tensorboard_files_hold_the_curves(run, tmp_path):
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     list(logged(distill_images(run, tmp_path), tmp_path, logger("tensorboard", tmp_path)))

@@ -36,6 +36,7 @@ from modeseek import (
     SDSBridge,
     distill,
 )
+from modeseek.core.denoiser import DiscreteLevels
 from modeseek.core.sampling import ddim
 from modeseek.core.schedules import stable_diffusion_levels
 from modeseek.distillation.recipes import METHOD_RECIPES, Recipe, build_gradient
@@ -366,13 +367,15 @@ def test_hifa_levels_fall_with_the_square_root():
     assert_close(linear.sample(1, seeded(), 0.25), torch.tensor([2.0], dtype=torch.float64))
 
 
-def test_dreamtime_spends_its_steps_where_its_weights_are():
+@pytest.mark.parametrize("sigmas", [TABLE, TABLE**1.5], ids=["stable diffusion", "another table"])
+def test_dreamtime_spends_its_steps_where_its_weights_are(sigmas):
     """The share of steps that a run spends above t is the share of W above t."""
-    levels = NoiseLevels(low=float(TABLE[0]), high=float(TABLE[999]), distribution="timestep", anneal="dreamtime")
+    table = DiscreteLevels(alphas_cumprod=1 / (1 + sigmas**2))
+    levels = NoiseLevels(low=float(sigmas[0]), high=float(sigmas[999]), distribution="timestep", anneal="dreamtime", table=table)
     t = torch.arange(1000, dtype=torch.float64)
-    weights = TABLE * torch.exp(-((t - 800) ** 2) / (2 * 300**2))
+    weights = sigmas * torch.exp(-((t - 800) ** 2) / (2 * 300**2))
     steps = torch.stack([levels.sample(1, seeded(), i / 2000) for i in range(2000)])
-    visited = stable_diffusion_levels().timestep(steps[:, 0])
+    visited = table.timestep(steps[:, 0])
     assert bool((visited.diff() <= 1e-9).all())
     for threshold in (300, 600, 900):
         expected = float(weights[threshold:].sum() / weights.sum())

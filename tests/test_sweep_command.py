@@ -202,6 +202,19 @@ def test_what_a_yaml_file_and_options_state_twice_is_refused(tmp_path):
             sweep_of(SweepOptions(source=tmp_path / "s.yaml", out=tmp_path / "out", **{name: value}))
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"views": 8}, "task image does not read views"),
+        ({"perp_neg": True, "preset": "paper"}, "preset, perp_neg"),
+        ({"task": "3d", "representation": "pixels"}, "task 3d does not read representation"),
+    ],
+)
+def test_options_of_the_other_task_are_refused(prompts, tmp_path, given, message):
+    with pytest.raises(InvalidInput, match=message):
+        sweep_of(SweepOptions(source=prompts, out=tmp_path, **given))
+
+
 def test_prompt_files_of_other_editors(tmp_path):
     """A byte-order mark, and an indented comment; and the size of images as on the other commands."""
     (tmp_path / "p.txt").write_text("\ufeffa red cube\n  # not this\n", encoding="utf-8")

@@ -4,13 +4,14 @@ import json
 import shutil
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from modeseek.cli import main
 from modeseek.cli.objects import Object, object_run
-from modeseek.core.errors import Degenerate, InvalidInput, OutputError
+from modeseek.core.errors import Degenerate, InvalidInput, MissingPackage, OutputError
 from modeseek.core.files import read_state
 from modeseek.distillation.interface import resized
 from modeseek.distillation.recipes import METHOD_RECIPES, get_recipe
@@ -123,6 +124,15 @@ def test_every_method(pipeline_folder, method):
     steps = list(steps_of(run, prior, volume_of(run, prior)))
     assert len(steps) == 2
     assert bool(steps[-1].estimate.gradient.isfinite().all())
+
+
+def test_an_object_without_the_mesh_libraries_is_finished(tmp_path, monkeypatch):
+    def missing(*_, **__):
+        raise MissingPackage("meshes need skimage: pip install 'modeseek[threed]'")
+
+    monkeypatch.setattr(text_to_3d, "extract_mesh", missing)
+    found = text_to_3d.export_mesh(SimpleNamespace(field=None), tmp_path)
+    assert found == {"mesh": None, "why": "meshes need skimage: pip install 'modeseek[threed]'"}
 
 
 def test_prompts_follow_the_cameras():

@@ -42,6 +42,7 @@ class Job:
     _first: int | None = field(default=None, repr=False)
     _began: float = field(default=0.0, repr=False)
     _stop: threading.Event = field(default_factory=threading.Event, repr=False)
+    _lock: Any = field(default_factory=threading.Lock, repr=False)
 
     @property
     def active(self) -> bool:
@@ -79,17 +80,29 @@ class Job:
                     close = getattr(iterator, "close", None)
                     if close is not None:
                         close()
-                    self.state = "stopped"
+                    self._end("stopped")
                     return
-            self.done, self.state = self.total, "finished"
+            self.done = self.total
+            self._end("finished")
         except Terminated:
-            self.state = "stopped"
+            self._end("stopped")
         except ModeseekError as error:
-            self.error, self.state = f"modeseek: {error}", "failed"
+            self._end("failed", f"modeseek: {error}")
         except Exception as error:  # a defect: show it and keep the app running
-            self.error, self.state = f"{type(error).__name__}: {error}", "failed"
+            self._end("failed", f"{type(error).__name__}: {error}")
         finally:
             self.seconds += time.monotonic() - started
+
+    def stop(self) -> None:
+        """Ask a running job to stop after its step."""
+        with self._lock:
+            if self.state == "running":
+                self.state = "stopping"
+                self._stop.set()
+
+    def _end(self, state: State, error: str = "") -> None:
+        with self._lock:  # after it, `stop` finds the job ended
+            self.error, self.state = error, state
 
 
 class Worker:
@@ -123,9 +136,8 @@ class Worker:
     def stop(self) -> None:
         """Ask the current job to stop after its step."""
         with self._lock:
-            if self.job is not None and self.job.state == "running":
-                self.job.state = "stopping"
-                self.job._stop.set()
+            if self.job is not None:
+                self.job.stop()
 
     def resume(self) -> Job:
         """Start the stopped or failed job again; it resumes from its last saved step.

@@ -160,6 +160,10 @@ def _run(command: SweepOptions, cells: list[Any], stack: ExitStack) -> Iterator[
         raise InvalidInput(f"a lease is 1 to 86400 seconds, got --lease {command.lease}")
     if command.threads is not None and not 1 <= command.threads <= 1024:
         raise InvalidInput(f"threads must be 1 to 1024, got --threads {command.threads}")
+    unread = {"local": ("address", "gpus", "slurm"), "ray": ("slurm", "workers"), "slurm": ("address",)}[command.executor]
+    wrong = [f"--{name}" for name in unread if getattr(command, name) != getattr(SweepOptions, name)]
+    if wrong:
+        raise InvalidInput(f"--executor {command.executor} does not read {', '.join(wrong)}: leave it out, or choose another executor")
     common: dict[str, Any] = {"retry_failed": command.retry_failed, "ttl": command.lease}
     if command.shard is not None:
         if command.executor != "local" or command.workers != 1:

@@ -49,11 +49,15 @@ def train_network(command: Train) -> None:
     """Train one of the networks in the plane."""
     from dataclasses import replace
 
+    from modeseek.core.errors import InvalidInput
     from modeseek.priors.energy import save_energy_net
     from modeseek.reproduction.training.energy import recipe
     from modeseek.reproduction.training.energy import train as training
 
     chosen = recipe(command.name)
+    wrong = [f"--{name}" for name in ("start", "device", "minutes") if getattr(command, name) != getattr(Train, name)]
+    if wrong:
+        raise InvalidInput(f"training {command.name} does not read {', '.join(wrong)}, which are options of solids: leave it out")
     config = chosen.config if command.iterations is None else replace(chosen.config, iterations=command.iterations)
     path = command.out / f"{command.name}.safetensors"
     average = None

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import secrets
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -39,7 +40,7 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, durable: bo
     Raises:
         OutputError: the folder cannot be made or written, or the disk is full. What was at `path` stays.
     """
-    temporary = path.with_name(f".{path.name[-160:]}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name[-160:]}.{os.getpid()}-{secrets.token_hex(4)}.part")  # threads and machines may share it
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)

@@ -53,7 +53,7 @@ def locked(folder: Path, name: str = "", *, wait: float = 0.0, waiting: Callable
 
 def remove_leftovers(folder: Path, name: str = "") -> None:
     """Remove temporary files that killed writers left in a folder of which this process holds the lock."""
-    for path in (*folder.glob(f".{name}*.part"), *folder.glob("frames/.*.part")):
+    for path in (*folder.glob(f".{name}.*.part" if name else ".*.part"), *folder.glob("frames/.*.part")):
         with suppress(OSError):
             path.unlink()
 

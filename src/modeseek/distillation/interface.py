@@ -136,6 +136,8 @@ def optimise_recipe(
         InvalidInput: residuals in image space of a representation that gives latents, or a chain for views: each step has other cameras,
             and a chain is valid for its images only.
     """
+    if azimuths is not None and views is None:
+        raise InvalidInput("azimuths turn Perp-Neg on between the names of views: give views as well")
     if views is not None and recipe.method == "msd-persistent":
         raise InvalidInput("msd-persistent needs the same images at every step, and views have new cameras: choose msd or mean-shift")
     if latents and recipe.space != "latent":

@@ -23,7 +23,6 @@ standard deviations per coordinate of x.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Literal
 
 import torch
@@ -102,7 +101,7 @@ class NoiseLevels:
         if self.anneal == "none":
             raise InvalidInput("random levels have no time: choose anneal linear, sqrt or dreamtime")
         if self.anneal == "dreamtime":
-            return _dreamtime(self.low, self.high, self.centre, self.spread, progress)
+            return self._dreamtime(progress)
         return 1 - (progress if self.anneal == "linear" else progress**0.5)
 
     def quantile(self, u: Tensor) -> Tensor:
@@ -130,6 +129,14 @@ class NoiseLevels:
             return 1 + sigma
         return sigma**2 / (1 + sigma**2) if self.weight == "dreamfusion" else torch.ones_like(sigma)
 
+    def _dreamtime(self, progress: float) -> float:
+        """u at which the share of W at or above t is nearest to `progress` (Huang et al. 2023, Eq. 7)."""
+        inside = self._timesteps()
+        t = (self.table or stable_diffusion_levels()).timestep(inside)
+        weights = inside * torch.exp(-((t - self.centre) ** 2) / (2 * self.spread**2))
+        shares = weights.flip(0).cumsum(0).flip(0) / weights.sum()  # falling from 1
+        return int((shares - progress).abs().argmin()) / max(len(shares) - 1, 1)
+
     def _timesteps(self) -> Tensor:
         return _inside(self.low, self.high, self.table)
 
@@ -145,20 +152,3 @@ def _inside(low: float, high: float, table: DiscreteLevels | None = None) -> Ten
     if len(found) == 0:
         raise InvalidInput(f"no timestep of Stable Diffusion has a level in [{low:g}, {high:g}]: its levels span 0.029 to 14.6")
     return found
-
-
-@cache
-def _dreamtime_shares(low: float, high: float, centre: float, spread: float) -> Tensor:
-    """Share of W at or above each timestep of the range, falling from 1."""
-    table = stable_diffusion_levels()
-    inside = _inside(low, high)
-    t = table.timestep(inside)
-    weights = inside * torch.exp(-((t - centre) ** 2) / (2 * spread**2))
-    return weights.flip(0).cumsum(0).flip(0) / weights.sum()
-
-
-def _dreamtime(low: float, high: float, centre: float, spread: float, progress: float) -> float:
-    """u at which the share of W above t is nearest to `progress` (Huang et al. 2023, Eq. 7)."""
-    shares = _dreamtime_shares(low, high, centre, spread)
-    index = int((shares - progress).abs().argmin())
-    return index / max(len(shares) - 1, 1)

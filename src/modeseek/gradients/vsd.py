@@ -32,6 +32,7 @@ from modeseek.gradients.base import (
     generator_for,
     in_full_precision,
     mean_over_samples,
+    noise_like,
     normal_like,
     residual,
 )
@@ -105,7 +106,7 @@ class VSD:
 
         def evaluate(copies_of_x: Tensor, copies: int) -> Tensor:
             sigma = levels.sample(len(copies_of_x), rng, progress).to(x)
-            noisy = copies_of_x + per_item(sigma, copies_of_x) * normal_like(copies_of_x, noise_rng)
+            noisy = copies_of_x + per_item(sigma, copies_of_x) * noise_like(x, copies, self.noise, noise_rng)
             weight = levels.weigh(sigma) / sigma
             total_weight.add_(weight.reshape(copies, -1).sum(0))
             with torch.no_grad():

@@ -49,7 +49,7 @@ def save_dots(path: Path, panels: Sequence[tuple[str, Sequence[Dot]]], *, x_labe
         axes.annotate(
             "better", (0.985, 0.985), (0.9, 0.9), xycoords="axes fraction", fontsize=9, color=INK, arrowprops={"arrowstyle": "->"}
         )
-        axes.set_title(title, fontsize=11, color=INK)
+        axes.set_title(title, fontsize=11, color=INK, parse_math=False)
         axes.set_xlabel(x_label, fontsize=10)
         axes.set_ylabel(y_label, fontsize=10)
         axes.grid(alpha=0.2)
@@ -101,4 +101,4 @@ def _label(axes: Axes, dots: Sequence[Dot], colours: dict[str, str]) -> None:
     for dot, (x, y) in zip(dots, places, strict=True):
         if abs(y - height(dot.y)) > 1.2 * line:
             axes.plot([dot.x, x], [height(dot.y), y], color=colours[dot.group], linewidth=0.5, alpha=0.6)
-        axes.text(x, y, dot.label, fontsize=8, color=INK, va="center")
+        axes.text(x, y, dot.label, fontsize=8, color=INK, va="center", parse_math=False)

@@ -77,7 +77,7 @@ def save_sheet(
         for axes, image in zip(line, to_bytes(row), strict=False):
             axes.imshow(image.numpy(), interpolation="nearest")
     for line, name in zip(places, rows_named, strict=False):
-        line[0].text(-0.08, 0.5, name, transform=line[0].transAxes, ha="right", va="center", fontsize=7, color=INK)
+        line[0].text(-0.08, 0.5, name, transform=line[0].transAxes, ha="right", va="center", fontsize=7, color=INK, parse_math=False)
     for axes, name in zip(places[0], columns_named, strict=False):
-        axes.set_title(name, fontsize=7, color=INK, pad=2)
+        axes.set_title(name, fontsize=7, color=INK, pad=2, parse_math=False)
     save(path, figure)

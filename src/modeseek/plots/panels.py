@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,17 +45,15 @@ class PotentialPanel:
 
 Panel = PointsPanel | PotentialPanel
 _DEPTH = 12.0  # nats below the maximum at which a density is drawn white
-_SUPPORTS: dict[int, np.ndarray] = {}
 
 
+@lru_cache(maxsize=32)
 def support(density: GaussianMixture, size: int = 240) -> np.ndarray:
     """The log density minus its maximum on a grid over [-1.5, 1.5]^2, clipped from below: (size, size), indexed by [y, x]."""
-    if id(density) not in _SUPPORTS:
-        ticks = torch.linspace(-HALF_WIDTH, HALF_WIDTH, size)
-        y, x = torch.meshgrid(ticks, ticks, indexing="ij")
-        values = density.log_prob(torch.stack([x.flatten(), y.flatten()], 1)).reshape(size, size)
-        _SUPPORTS[id(density)] = (values - values.max()).clamp(min=-_DEPTH).numpy()
-    return _SUPPORTS[id(density)]
+    ticks = torch.linspace(-HALF_WIDTH, HALF_WIDTH, size)
+    y, x = torch.meshgrid(ticks, ticks, indexing="ij")
+    values = density.log_prob(torch.stack([x.flatten(), y.flatten()], 1)).reshape(size, size)
+    return (values - values.max()).clamp(min=-_DEPTH).numpy()
 
 
 def window(density: GaussianMixture) -> tuple[float, float, float, float]:
@@ -86,7 +85,7 @@ def draw_panel(axes: Axes, panel: Panel) -> None:
         axes.contour(ticks, ticks, values, levels=np.linspace(low, high, 12), colors="white", linewidths=0.3, alpha=0.6)
     left, right, bottom, top = window(panel.density) if isinstance(panel, PointsPanel) else extent
     axes.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[])
-    axes.set_title(textwrap.fill(panel.title, TITLE_WIDTH), fontsize=8, color=INK, pad=3)
+    axes.set_title(textwrap.fill(panel.title, TITLE_WIDTH), fontsize=8, color=INK, pad=3, parse_math=False)
 
 
 def save_grid(path: Path, rows: Sequence[Sequence[Panel]], *, labels: Sequence[str] = (), width: float = 1.9) -> None:
@@ -147,7 +146,7 @@ def save_curves(path: Path, panels: Sequence[tuple[str, str, str, Sequence[Curve
             axes.plot(
                 curve.x, curve.y, marker=curve.marker, linestyle=line, color=curve.colour, label=curve.label, markersize=4, linewidth=1.2
             )
-        axes.set_title(title, fontsize=10, color=INK)
+        axes.set_title(title, fontsize=10, color=INK, parse_math=False)
         axes.set_xlabel(x_label, fontsize=9)
         axes.set_ylabel(y_label, fontsize=9)
         axes.set_xscale("log" if log_x else "linear")

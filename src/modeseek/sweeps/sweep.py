@@ -173,6 +173,10 @@ class Sweep:
             if len(set(values)) < len(values):
                 twice = next(value for value in values if values.count(value) > 1)  # type: ignore[arg-type]
                 raise InvalidInput(f"a {name} is given twice: {getattr(twice, 'name', twice)!r}")
+        other = {"representation": "mlp"} if self.task == "3d" else {"preset": "cpu", "views": None, "size": None, "perp_neg": False}
+        unread = [name for name, default in other.items() if getattr(self, name) != default]
+        if unread:
+            raise InvalidInput(f"a sweep of the task {self.task} does not read {', '.join(unread)}: leave it out")
         if len({method.name for method in self.methods}) < len(self.methods):
             raise InvalidInput("two methods have the same name: give each a name of its own")
 

@@ -21,12 +21,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
-from modeseek.core.checks import check_integer, check_number, check_prompt, check_seed
-from modeseek.core.errors import InvalidInput
+from modeseek.core.checks import check_choice, check_integer, check_number, check_prompt, check_seed
+from modeseek.core.errors import InvalidInput, OutputError
+from modeseek.core.files import read_object
 from modeseek.core.identity import digest
 from modeseek.core.schedules import stable_diffusion_levels
 from modeseek.distillation import Step
@@ -67,6 +69,11 @@ class EditRecipe:
     local: tuple[float, float] = (0.1, 0.2)
 
     def __post_init__(self) -> None:
+        check_choice("method", self.method, ("dds", "pds", "pds-posterior"))
+        for t in self.timesteps:
+            check_integer("timesteps", t, low=0)
+        if self.guidance is not None:
+            check_number("guidance", self.guidance)
         check_integer("steps", self.steps)
         check_integer("samples", self.samples)
         check_number("lr", self.lr, above=0)
@@ -226,9 +233,11 @@ def edit_image(run: EditRun, out: Path, *, command: str = "") -> Iterator[Step]:
         OutputError: the folder holds another run, or cannot be written.
         InvalidInput, WeightsError: the image or the prior cannot be loaded, or the prior does not accept a prompt.
     """
-    weights = run.prior.digest()
-    facts = described(run, "edit", recipes=EDIT_RECIPES, recipes_name="EDIT_RECIPES", command=command)
+    weights, image = run.prior.digest(), _digest_of(run.image)
+    facts = described(run, "edit", recipes=EDIT_RECIPES, recipes_name="EDIT_RECIPES", command=command) | {"image_digest": image}
     with claimed(out, run, weights=weights, facts=facts) as state:
+        if image and read_object(out / "run.json").get("image_digest", image) != image:
+            raise OutputError(f"{out} holds an edit of another image that was at {run.image}; choose another --out")
         if state == "finished":
             return
         prior = run.prior.open()
@@ -252,17 +261,35 @@ def edit_image(run: EditRun, out: Path, *, command: str = "") -> Iterator[Step]:
         complete(out, run, weights, facts | done)
 
 
+def _digest_of(path: str) -> str:
+    """A digest of a file's content; "" where it cannot be read."""
+    try:
+        return digest(Path(path).read_bytes().hex())
+    except OSError:
+        return ""
+
+
 def read_image(path: str | Path, size: tuple[int, int]) -> Tensor:
-    """Read an image file as (3, height, width) in [0, 1], resized (bicubic) if its size differs.
+    """Read an image file as (3, height, width) in [0, 1], upright, on white where it is transparent, resized (bicubic) if its size differs.
 
     Raises:
-        InvalidInput: the file is missing or no image.
+        InvalidInput: the file is missing, no image, or too large.
     """
     try:
         with Image.open(path) as file:
-            image = file.convert("RGB")
+            image = _eight_bits(ImageOps.exif_transpose(file))
             if image.size != (size[1], size[0]):
                 image = image.resize((size[1], size[0]), Image.Resampling.BICUBIC)
-    except OSError as error:
+    except (OSError, Image.DecompressionBombError) as error:
         raise InvalidInput(f"{path} cannot be read as an image: {error}; give a PNG or JPEG file") from error
     return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).reshape(size[0], size[1], 3).permute(2, 0, 1).float() / 255
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """An image in RGB: grey of 16 bits is scaled, transparency is put on white."""
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image, dtype=np.float32) / 257).clip(0, 255).round().astype(np.uint8))
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return image.convert("RGB")

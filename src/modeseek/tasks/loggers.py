@@ -57,7 +57,12 @@ class TensorBoard:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._writer = optional("torch.utils.tensorboard", "tensorboard").SummaryWriter(str(folder))
+        self._library, self._folder = optional("torch.utils.tensorboard", "tensorboard"), folder
+
+    @cached_property
+    def _writer(self) -> Any:
+        """The event files, made at the first step: the run holds its folder by then."""
+        return self._library.SummaryWriter(str(self._folder))
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
@@ -67,7 +72,8 @@ class TensorBoard:
         self._writer.add_image(name, image, step, dataformats="HWC")
 
     def close(self) -> None:
-        self._writer.close()
+        if "_writer" in self.__dict__:
+            self._writer.close()
 
 
 class WandB:

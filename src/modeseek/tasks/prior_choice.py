@@ -71,6 +71,8 @@ class PriorChoice:
         if self.name == "solids-ideal":
             if size is not None:
                 raise InvalidInput("solids-ideal has images of one size: leave image_size out")
+            if self.dtype != "float32":
+                raise InvalidInput(f"solids-ideal has no network and computes in float32: leave dtype {self.dtype} out")
             return IdealSolidsPrior(device=checked_device(self.device))
         names = ("device", "dtype", "variant", "subfolder", "config", "prediction", "check", "download")
         settings = {name: getattr(self, name) for name in names}

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from modeseek.core.checks import check_choice, check_integer, check_prompt, check_seed
-from modeseek.core.errors import Degenerate, InvalidInput, OutputError, WeightsError
+from modeseek.core.errors import Degenerate, InvalidInput, MissingPackage, OutputError, WeightsError
 from modeseek.core.files import read_object, read_state
 from modeseek.core.identity import digest
 from modeseek.distillation import Step
@@ -256,13 +256,13 @@ def export_mesh(
     """Write mesh.glb and .obj with a texture and .ply with vertex colours; return their facts, or why there is no mesh."""
     try:
         mesh = extract_mesh(nerf.field, resolution=resolution, threshold=threshold)
-    except InvalidInput as error:
+        mesh.save(out / "mesh.ply")
+        watertight = bool(mesh.trimesh().is_watertight)
+        textured = extract_mesh(nerf.field, resolution=resolution, threshold=mesh.threshold, texture=texture) if texture else mesh
+        textured.save(out / "mesh.glb")
+        textured.save(out / "mesh.obj")
+    except (InvalidInput, MissingPackage) as error:
         return {"mesh": None, "why": str(error)}
-    mesh.save(out / "mesh.ply")
-    watertight = bool(mesh.trimesh().is_watertight)
-    textured = extract_mesh(nerf.field, resolution=resolution, threshold=mesh.threshold, texture=texture) if texture else mesh
-    textured.save(out / "mesh.glb")
-    textured.save(out / "mesh.obj")
     return {"mesh": {"threshold": mesh.threshold, "faces": len(mesh.faces), "watertight": watertight, "resolution": resolution}}
 
 
