@@ -36,6 +36,7 @@ from modeseek import (
     Points,
     ProximalSampler,
     SDSBridge,
+    SplitSampler,
     distill,
 )
 from modeseek.core.schedules import stable_diffusion_levels
@@ -187,6 +188,38 @@ def test_shared_noise_of_vsd_is_shared():
     first, second = vsd(torch.tensor([[0.3, -0.1]] * 2), progress=0.0, rng=seeded()).gradient
     assert_close(first, second)
     assert float(first.norm()) > 0
+
+
+def test_annealed_levels_train_the_auxiliary_at_every_level():
+    """D_aux is evaluated at falling levels, so it is trained on all of them, at every progress."""
+    seen = []
+
+    class Recorded(EnergyNet):
+        def forward(self, x, sigma):
+            seen.append(sigma)
+            return super().forward(x, sigma)
+
+    levels = NoiseLevels(low=0.1, high=5.0, anneal="linear")
+    VSD(denoiser=lambda x, sigma: 0.2 * x, auxiliary=Recorded(8), levels=levels).adapt(torch.zeros(200, 2), seeded())
+    assert float(seen[0].min()) < 0.4
+    assert float(seen[0].max()) > 4.5
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: SDI(denoiser=None, spacing="liner"),
+        lambda: SDI(denoiser=None, grid="timesteps"),
+        lambda: SplitSampler(centre="inversion"),
+        lambda: ProximalSampler(solver="euler"),
+        lambda: ExactSampler(solver="euler"),
+        lambda: ProximalSampler(data_std=0.0),
+        lambda: ExactSampler(steps=1),
+    ],
+)
+def test_misspelt_settings_are_refused(make):
+    with pytest.raises(InvalidInput):
+        make()
 
 
 def test_vsd_with_the_prior_as_auxiliary_is_zero(x):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import modeseek
 from modeseek import SDS, VSD, CoordinateMLP, Guided, InvalidInput, NetworkPrior, NoiseLevels, Pixels, distill
 from modeseek.core.denoiser import DiscreteLevels
 from modeseek.core.schedules import stable_diffusion_levels
+from modeseek.distillation.recipes import ALL_RECIPES, build_gradient
 from modeseek.priors import PixelRange, load_prior
 
 SIZE = (28, 28)
@@ -196,6 +198,21 @@ def test_dtypes_and_copies():
 
 
 # ---------------------------------------------------------------- VSD
+def test_every_recipe_on_discrete_levels():
+    """Also SDI, whose published first call is at a negative timestep."""
+    unet = tiny.pixel_unet(in_channels=1, out_channels=1).requires_grad_(False)
+    settings = {"event": (1, 16, 16), "levels": stable_diffusion_levels(), "prediction": "eps"}
+    prior = NetworkPrior(network=lambda z, t: unet(z, t).sample, module=unet, **settings)
+    for name, recipe in ALL_RECIPES.items():
+        if name in ("csd", "nfsd", "sds-bridge"):
+            with pytest.raises(InvalidInput, match="this model has no prompt"):
+                build_gradient(recipe, prior, [""])
+            continue
+        gradient = build_gradient(replace(recipe, sampler_steps=3, interval=(999, 0), steps=4), prior, [""])
+        found = gradient(noise(1, 1, 16, 16), progress=0.0, rng=torch.Generator().manual_seed(0))
+        assert bool(found.gradient.isfinite().all()), name
+
+
 def test_vsd_adapts_the_module():
     torch.manual_seed(0)
     unet = tiny.pixel_unet(in_channels=1, out_channels=1).requires_grad_(False)

@@ -14,6 +14,7 @@ from torch import nn
 
 from modeseek.core.errors import InvalidInput, MissingPackage, NonFiniteError
 from modeseek.distillation.recipes import RECIPES, build_gradient
+from modeseek.distillation.settings import READ_BY
 from modeseek.gradients.cached import CachedTarget
 from modeseek.integrations import threestudio as integration
 from modeseek.integrations.prompt_embeddings import resized
@@ -86,6 +87,8 @@ def make(registry, pipeline_folder):
     integration.register()
 
     def made(**config):
+        if config.get("recipe") in RECIPES and RECIPES[config["recipe"]].method not in READ_BY["sampler_steps"]:
+            config.pop("sampler_steps", None)  # which the guidance refuses there
         base = {"pretrained_model_name_or_path": str(pipeline_folder("sd1")), "half_precision_weights": False, "max_steps": 4}
         return registry["modeseek-guidance"](base | config)
 
@@ -515,3 +518,21 @@ def test_loras_of_processes_stay_equal(tmp_path):
         ends.append([run.communicate(timeout=120)[0] for run in runs])
     assert ends[0][0] == ends[0][1] != ""
     assert ends[1][0] != ends[1][1]
+
+
+def test_levels_stay_at_their_last_value_where_the_trainer_runs_longer(make):
+    guidance = make(recipe="sdi", sampler_steps=3, min_step_percent=0.25, max_step_percent=0.98)
+    found = []
+    for step in (4, 5, 40):
+        guidance.update_step(0, step)
+        found.append(guidance._timesteps())
+    assert found == [(250, 250)] * 3
+
+
+def test_the_published_scale_of_sds_is_in_the_packages_convention(make):
+    """101 in D_u + s (D_c - D_u) is threestudio's 100; a stated scale is converted."""
+    guidance = make(recipe="sds", scale_convention="threestudio")
+    assert guidance.gradient.denoiser.extra == 0
+    assert make(recipe="sds", scale_convention="threestudio", guidance_scale=100.0).gradient.denoiser.extra == 1
+    with pytest.raises(InvalidInput, match="guidance_scale, which is 0"):
+        make(recipe="sdi", guidance_scale=0.0, inversion_guidance_scale=-7.5)

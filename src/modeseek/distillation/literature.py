@@ -102,6 +102,8 @@ def build_literature(
     method = recipe.method
     if prior.distilled and method in ("csd", "nfsd", "sds-bridge", "ism"):
         raise InvalidInput(f"{method} compares predictions of several prompts, and this model has its guidance distilled into it")
+    if method in ("csd", "nfsd", "sds-bridge") and getattr(getattr(prior, "family", None), "guidance", "") == "none":
+        raise InvalidInput(f"{method} compares predictions with and without a prompt, and this model has no prompt: choose another method")
     stochastic: dict[str, Any] = {"samples": recipe.samples, "noise": recipe.noise, "seed": seed}
     fixed = {"noise": "fixed" if recipe.noise == "fresh" else recipe.noise, "seed": seed}
     axis = replace(levels, low=prior.sigmas[0], high=min(prior.sigmas[1], prior.data_std * 14.6), weight="eps")

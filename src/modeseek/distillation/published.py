@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from modeseek.priors.pipelines.levels import Levels
+
 _LOOP = "the MSD paper's loop for images (Thamizharasan et al. 2025, section 4.4), not the baseline's own"
 _THREESTUDIO = "threestudio at 28d9d80, configs/"
 SOURCES: dict[str, dict[str, str]] = {
@@ -63,4 +65,4 @@ def at_timestep(prior: Any, t: float) -> Any:
         now = levels()
         return replace(now, view=lambda network: now.view(lambda z, given: network(z, torch.full_like(given, t))))
 
-    return replace(prior, levels=at)
+    return replace(prior, levels=at() if isinstance(levels, Levels) else at)

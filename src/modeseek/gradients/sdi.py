@@ -30,6 +30,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from modeseek.core.checks import check_choice
 from modeseek.core.denoiser import Denoiser, DiscreteLevels, eps, per_item
 from modeseek.core.errors import InvalidInput
 from modeseek.core.schedules import stable_diffusion_levels
@@ -81,6 +82,8 @@ class SDI:
                 "SDI needs steps >= 1, 0 < end <= start, 0 < lowest < 1 and eta >= 0, got "
                 f"{self.steps}, {self.end}, {self.start}, {self.lowest}, {self.eta}"
             )
+        check_choice("spacing", self.spacing, ("linear", "karras", "timestep"))
+        check_choice("grid", self.grid, ("karras", "timestep"))
         if self.as_published and not self.spacing == self.grid == "timestep":
             words = f"as_published needs the grid and the schedule in timesteps, got {self.grid!r} and {self.spacing!r}"
             raise InvalidInput(f"{words}; leave as_published=False for another grid")

@@ -17,7 +17,7 @@ Cost in denoiser calls: 2 per sample (one of them D_aux), and `adapt_steps` trai
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -129,6 +129,8 @@ class VSD:
             if isinstance(module, DROPOUT):
                 module.eval()
         levels = self.levels if self.auxiliary_levels is None else self.auxiliary_levels
+        if levels.anneal != "none":  # D_aux is trained at every level of the run
+            levels = replace(levels, anneal="none")
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         loss = torch.zeros(())
         for _ in range(self.adapt_steps):

@@ -50,8 +50,13 @@ class ViewDependentPrior:
         With Perp-Neg a call costs five network passes per item instead of two.
 
         Raises:
-            InvalidInput: neither one prompt nor one per view; raised when D is called.
+            InvalidInput: Perp-Neg for a model without classifier-free guidance; when D is called, neither one prompt nor one per view.
         """
+        kind = getattr(getattr(self.prior, "family", None), "guidance", "classifier-free")
+        if self.azimuths is not None and kind != "classifier-free":
+            raise InvalidInput(
+                "Perp-Neg needs a model with classifier-free guidance; this one has distilled guidance or none: drop perp_neg"
+            )
 
         @lru_cache(maxsize=KEPT)
         def known(names: tuple[str, ...], scale: float | None) -> Denoiser:

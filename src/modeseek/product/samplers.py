@@ -25,6 +25,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from modeseek.core.checks import check_choice, check_number
 from modeseek.core.denoiser import Denoiser, DiscreteLevels, eps, per_item
 from modeseek.core.errors import InvalidInput
 from modeseek.core.sampling import ddim, heun, invert
@@ -86,6 +87,7 @@ class SplitSampler:
 
     def __post_init__(self) -> None:
         check_levels(self.steps, self.sigma_min, self.sigma_max)
+        check_choice("centre", self.centre, ("point", "noised", "inverted"))
         if self.timesteps is not None and self.steps > self._count(self.timesteps):
             raise InvalidInput(
                 f"{self.steps} steps do not fit the {self._count(self.timesteps)} timesteps up to sigma_max={self.sigma_max:g}"
@@ -164,7 +166,10 @@ class ExactSampler:
     sigma_max: float = math.inf
 
     def __post_init__(self) -> None:
+        if self.steps < 2:
+            raise InvalidInput(f"exact draws need at least 2 steps, got {self.steps}")
         check_levels(self.steps - 1, self.sigma_min, self.sigma_max)
+        check_choice("solver", self.solver, tuple(SOLVERS))
         if self.spread < 10:
             raise InvalidInput(
                 f"exact draws need a start of at least 10 bandwidths, got spread={self.spread}: modes would get wrong shares"
@@ -204,6 +209,8 @@ class ProximalSampler:
     def __post_init__(self) -> None:
         check_levels(self.steps, self.sigma_min, self.sigma_max)
         check_spread(self.spread)
+        check_choice("solver", self.solver, tuple(SOLVERS))
+        check_number("data_std", self.data_std, above=0)
 
     def __call__(self, denoiser: Denoiser, centre: Tensor, bandwidth: Tensor, noise: Tensor) -> Tensor:
         product = ProximalProduct(denoiser=denoiser, centre=centre, bandwidth=bandwidth, data_std=self.data_std)

@@ -131,8 +131,6 @@ def steps_of(
     Raises:
         InvalidInput: Perp-Neg for a model without classifier-free guidance.
     """
-    if run.perp_neg and getattr(getattr(prior, "family", None), "guidance", "classifier-free") != "classifier-free":
-        raise InvalidInput("Perp-Neg needs a model with classifier-free guidance; this one has distilled guidance or none: drop perp_neg")
     nerf.ranks = ranks
     return optimise_recipe(
         nerf,

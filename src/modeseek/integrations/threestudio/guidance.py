@@ -61,9 +61,13 @@ class Guidance:
         self.epoch, self.step, self.passes = 0, 0, 0
         self.views: list[Tensor] | None = None
         shifted = cfg.scale_convention == "threestudio" and recipe.method in ("sds", "sjc", "sdi")
+        shifted = shifted and not (recipe.method == "sds" and cfg.guidance_scale is None)  # 101 is in this package's
         prompted = PromptEmbeddingPrior(prior=self.prior, moment=self.moment, extra=float(shifted), lora=lora)
         if cfg.inversion_guidance_scale is not None:
-            recipe = replace(recipe, inversion=cfg.inversion_guidance_scale / scale_of(recipe, self.prior, cfg.guidance_scale))
+            scale = scale_of(recipe, self.prior, cfg.guidance_scale)
+            if not scale:
+                raise InvalidInput("inversion_guidance_scale is a multiple of guidance_scale, which is 0: give another one")
+            recipe = replace(recipe, inversion=cfg.inversion_guidance_scale / scale)
         self.gradient: Any = build_gradient(recipe, prompted, ["the current prompt"], guidance=cfg.guidance_scale, seed=cfg.seed)
         self._follow_block()
         self.cached = CachedTarget(self.gradient, space=recipe.space, refresh=recipe.refresh, encode=self._encode, decode=self._decode)
@@ -106,7 +110,7 @@ class Guidance:
         high, low = timesteps_at(cfg, self.recipe, self.epoch, self.step)
         annealed = cfg.sqrt_anneal or (self.recipe.method == "sdi" and cfg.t_anneal is not False)
         if annealed:
-            part = self.step / steps_of(cfg)
+            part = min(self.step / steps_of(cfg), 1.0)  # a trainer may run longer
             top = self.recipe.timesteps[0] / 1000 if cfg.max_step_percent is None else cfg.max_step_percent
             top = top if isinstance(top, int | float) else top[1]  # threestudio takes a schedule's first value
             bottom = low / 1000 if cfg.min_step_percent is None else scheduled(cfg.min_step_percent, self.epoch, self.step)

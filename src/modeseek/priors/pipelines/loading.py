@@ -72,6 +72,8 @@ def load_prior(
         MissingPackage: diffusers cannot be imported, or a package that the weights need is not installed.
         OutOfMemory: the model does not fit on the device.
     """
+    if image_size is not None and not (isinstance(image_size, tuple | list) and len(image_size) == 2):
+        raise InvalidInput(f"image_size is (height, width), got {image_size!r}")
     if isinstance(source, str | Path):
         with quiet_libraries():
             model = open_model(

@@ -39,6 +39,8 @@ class RescaledPair(GuidedPair):
         inside = (sigma >= self.interval[0]) & (sigma <= self.interval[1])
         if self.scale == 1 or not bool(inside.any()):
             return self.denoiser(x, sigma)
+        if self.scale == 0:  # D_u itself, which no rule changes
+            return super().__call__(x, sigma)
         strong, weak = self.pair(x, sigma)
         guided = weak + per_item(torch.where(inside, self.scale, 1.0).to(x), x) * (strong - weak)
         z = x / (1 + per_item(sigma, x))
