@@ -5,12 +5,11 @@ from pathlib import Path
 from modeseek.distillation.literature import FALLING
 from modeseek.distillation.recipes import Recipe
 from modeseek.distillation.recommend import KINDS
+from modeseek.distillation.settings import ignored
 
 PAGE = Path(__file__).parent.parent / "docs" / "defaults.md"
 OWN_LEVELS = ("ism", "dsd", "consistent3d")
 """Methods with schedules of their own over all levels of the prior, which do not use `Recipe.timesteps`."""
-NOISE = {"sdi": "-", "mean-shift": "-", "hd-ode": "-", "consistent3d": "shared"}
-"""Methods that have no noise, or whose definition states it."""
 COLUMNS = ("method", "steps", "lr", "schedule", "space", "noise", "refresh", "sampler", "level or bandwidth", "denoiser calls")
 
 
@@ -25,7 +24,7 @@ def row(name: str, recipe: Recipe) -> list[str]:
         scale = f"t {recipe.timesteps[0]} to {recipe.timesteps[1]}"
     schedule = recipe.schedule + (f", {recipe.warmup:.0%} warm-up" if recipe.warmup else "")
     sampler = recipe.method.removeprefix("msd-") if recipe.method.startswith("msd") else "-"
-    noise = NOISE.get(recipe.method, recipe.noise)
+    noise = "shared" if recipe.method == "consistent3d" else "-" if ignored(recipe.method, ["noise"]) else recipe.noise
     values = (recipe.steps, f"{recipe.lr:g}", schedule, recipe.space, noise, recipe.refresh, sampler, scale, f"{recipe.calls:g}")
     return [f"`{name}`", *map(str, values)]
 

@@ -94,7 +94,7 @@ class Job:
             self.seconds += time.monotonic() - started
 
     def stop(self) -> None:
-        """Ask a running job to stop after its step."""
+        """Let a running job end after its current step."""
         with self._lock:
             if self.state == "running":
                 self.state = "stopping"
@@ -134,7 +134,7 @@ class Worker:
         return job
 
     def stop(self) -> None:
-        """Ask the current job to stop after its step."""
+        """Let the current job end after its current step."""
         with self._lock:
             if self.job is not None:
                 self.job.stop()

@@ -9,7 +9,6 @@ from typing import Any
 from modeseek.core.errors import InvalidInput
 
 DRAWS = ("msd-split", "msd-proximal", "msd-reverse", "msd-persistent")
-NOT_NOISED = ("sdi", "mean-shift", "hd-ode", "consistent3d")  # Consistent3D's noise is shared by its definition
 READ_BY: dict[str, tuple[str, ...]] = {
     "sampler_steps": (*DRAWS, "sdi"),
     "bandwidth": (*DRAWS, "sds-annealed", "mean-shift", "hd-ode"),
@@ -23,7 +22,7 @@ READ_BY: dict[str, tuple[str, ...]] = {
 }
 """The methods that read a setting; settings that are not listed are read by all but those of `IGNORED_BY`."""
 IGNORED_BY: dict[str, tuple[str, ...]] = {
-    "noise": NOT_NOISED,
+    "noise": ("sdi", "mean-shift", "hd-ode", "consistent3d"),  # Consistent3D's noise is shared by its definition
     "guidance": ("csd",),
     "timesteps": ("msd-reverse", "ism", "consistent3d", "dsd", "sds-annealed", "mean-shift", "hd-ode"),
 }
