@@ -119,6 +119,8 @@ def test_checkpoints_that_do_not_fit(checkpoint, tmp_path):
         load_prior(short, config=config)
     with pytest.raises(InvalidInput, match="neither a variant nor a subfolder"):
         load_prior(file, config=config, variant="fp16")
+    with pytest.raises(InvalidInput, match="t5=False reads a folder"):
+        load_prior(file, config=config, t5=False)
     with pytest.raises(InvalidInput, match=r"no model_index\.json"):
         load_prior(file, config=tmp_path)
     shutil.copy(file, tmp_path / "model.ckpt")

@@ -92,7 +92,7 @@ VOLUMES = {
 def test_volume_is_the_closed_form(name, rng):
     part, volume = VOLUMES[name]
     points = 2 * torch.rand(200_000, 3, generator=rng) - 1
-    inside = (part(points) < 0).float()
+    inside = (part(*points.T) < 0).float()
     error = 8 * inside.std() / len(points) ** 0.5
     assert abs(8 * inside.mean() - volume) < 4 * error
 
@@ -101,7 +101,7 @@ def test_volume_is_the_closed_form(name, rng):
 def test_euclidean_distances_have_unit_gradients(name, rng):
     part, _ = VOLUMES[name]
     points = (2 * torch.rand(2000, 3, generator=rng) - 1).double().requires_grad_()
-    distance = part(points)
+    distance = part(*points.T)
     gradient = torch.autograd.grad(distance.sum(), points)[0].norm(dim=1)
     assert float((gradient - 1).abs().quantile(0.99)) < 1e-6
 

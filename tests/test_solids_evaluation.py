@@ -299,6 +299,7 @@ def test_cells_of_the_objects(tmp_path):
     assert TrueObject(prompt="a red sphere").run().row["metrics"] == {}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::modeseek.core.errors.PromptCut")
 def test_experiments_run_on_any_prior(pipeline_folder, tmp_path, capsys):
     arguments = ["--quick", "--prior", str(pipeline_folder("sd1")), "--out", str(tmp_path)]

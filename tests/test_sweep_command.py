@@ -241,8 +241,9 @@ def test_submitit_runs_cells(pipeline_folder, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_ray_runs_cells(pipeline_folder, tmp_path):
+def test_ray_runs_cells(pipeline_folder, tmp_path, monkeypatch):
     pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # 15 by default: beside other tests its processes hardly run
     from modeseek.sweeps.executors import ending, ray_executor
 
     small = small_sweep(pipeline_folder("sd1"))

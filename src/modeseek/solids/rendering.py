@@ -80,15 +80,16 @@ def hits(shape: Solid, origins: Tensor, directions: Tensor, *, steps: int = 64, 
     active = (inside > 0).nonzero()[:, 0]
     reach = inside[active].sqrt()
     t, end = middle[active] - reach, middle[active] + reach
+    origin, direction = (whole[active].T.contiguous() for whole in (origins, directions))
     for _ in range(steps):
-        distance = shape.distance(origins[active] + t[:, None] * directions[active])
+        distance = shape.distance((origin + t * direction).T)
         landed = distance < tolerance
         depth[active[landed]] = t[landed]
         t = t + distance
-        going = ~landed & (t < end)
-        active, t, end = active[going], t[going], end[going]
-        if len(active) == 0:
+        going = (~landed & (t < end)).nonzero()[:, 0]
+        if len(going) == 0:
             break
+        active, t, end, origin, direction = active[going], t[going], end[going], origin[:, going], direction[:, going]
     return depth
 
 

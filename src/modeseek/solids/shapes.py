@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, reduce
 
 import torch
 from torch import Tensor
@@ -31,59 +31,64 @@ FIXED_COLOURS = {
 SLOTS = ("object", "base", *FIXED_COLOURS)
 
 
-# ---------------------------------------------------------------- primitives: points (n, 3) -> distances (n,)
-def sphere(p: Tensor, r: float) -> Tensor:
-    return p.norm(dim=1) - r
+# ---------------------------------------------------------------- primitives: coordinates (n,) each -> distances (n,)
+def length(*coordinates: Tensor) -> Tensor:
+    """Euclidean norm; coordinate by coordinate, since reductions over an axis of three are slow."""
+    return sum(c * c for c in coordinates).sqrt()  # type: ignore[union-attr]
 
 
-def ellipsoid(p: Tensor, a: float, b: float, c: float) -> Tensor:
-    axes = p.new_tensor([a, b, c])
-    inner, outer = (p / axes).norm(dim=1), (p / axes**2).norm(dim=1).clamp_min(1e-9)
+def sphere(x: Tensor, y: Tensor, z: Tensor, r: float) -> Tensor:
+    return length(x, y, z) - r
+
+
+def ellipsoid(x: Tensor, y: Tensor, z: Tensor, a: float, b: float, c: float) -> Tensor:
+    inner, outer = length(x / a, y / b, z / c), length(x / a**2, y / b**2, z / c**2).clamp_min(1e-9)
     return torch.minimum(inner * (inner - 1) / outer, (inner - 1) * max(a, b, c)).where(inner < 1, (inner - 1) * min(a, b, c))
 
 
-def box(p: Tensor, a: float, b: float, c: float) -> Tensor:
-    q = p.abs() - p.new_tensor([a, b, c])
-    return q.clamp_min(0).norm(dim=1) + q.amax(1).clamp_max(0)
+def box(x: Tensor, y: Tensor, z: Tensor, a: float, b: float, c: float) -> Tensor:
+    x, y, z = x.abs() - a, y.abs() - b, z.abs() - c
+    inside = torch.maximum(torch.maximum(x, y), z).clamp_max(0)
+    return length(x.clamp_min(0), y.clamp_min(0), z.clamp_min(0)) + inside
 
 
-def cylinder(p: Tensor, r: float, h: float) -> Tensor:
-    q = torch.stack([p[:, :2].norm(dim=1) - r, p[:, 2].abs() - h], 1)
-    return q.clamp_min(0).norm(dim=1) + q.amax(1).clamp_max(0)
+def cylinder(x: Tensor, y: Tensor, z: Tensor, r: float, h: float) -> Tensor:
+    side, end = length(x, y) - r, z.abs() - h
+    return length(side.clamp_min(0), end.clamp_min(0)) + torch.maximum(side, end).clamp_max(0)
 
 
-def cone(p: Tensor, low: float, high: float, h: float) -> Tensor:
+def cone(x: Tensor, y: Tensor, z: Tensor, low: float, high: float, h: float) -> Tensor:
     """Frustum with radius `low` at z = -h and `high` at z = h (Quilez's capped cone)."""
-    q = torch.stack([p[:, :2].norm(dim=1), p[:, 2]], 1)
-    k1, k2 = q.new_tensor([high, h]), q.new_tensor([high - low, 2 * h])
-    radius = torch.where(q[:, 1] < 0, low, high)
-    ca = torch.stack([q[:, 0] - torch.minimum(q[:, 0], radius), q[:, 1].abs() - h], 1)
-    cb = q - k1 + k2 * (((k1 - q) @ k2) / (k2 @ k2)).clamp(0, 1)[:, None]
-    inside = (cb[:, 0] < 0) & (ca[:, 1] < 0)
-    return torch.minimum((ca**2).sum(1), (cb**2).sum(1)).sqrt() * torch.where(inside, -1.0, 1.0)
+    radius = length(x, y)
+    beyond = (radius - torch.where(z < 0, low, high)).clamp_min(0)  # of the cap's or the base's disc
+    above = z.abs() - h
+    along = (((high - radius) * (high - low) + (h - z) * 2 * h) / ((high - low) ** 2 + 4 * h * h)).clamp(0, 1)
+    outward, upward = radius - high + (high - low) * along, z - h + 2 * h * along
+    inside = (outward < 0) & (above < 0)
+    nearest = torch.minimum(beyond**2 + above**2, outward**2 + upward**2).sqrt()
+    return torch.where(inside, -nearest, nearest)
 
 
-def torus(p: Tensor, radius: float, tube: float) -> Tensor:
-    return torch.stack([p[:, :2].norm(dim=1) - radius, p[:, 2]], 1).norm(dim=1) - tube
+def torus(x: Tensor, y: Tensor, z: Tensor, radius: float, tube: float) -> Tensor:
+    return length(length(x, y) - radius, z) - tube
 
 
-def capsule(p: Tensor, r: float, h: float) -> Tensor:
-    q = torch.cat([p[:, :2], (p[:, 2:].abs() - h).clamp_min(0)], 1)
-    return q.norm(dim=1) - r
+def capsule(x: Tensor, y: Tensor, z: Tensor, r: float, h: float) -> Tensor:
+    return length(x, y, (z.abs() - h).clamp_min(0)) - r
 
 
-def pyramid(p: Tensor, a: float, h: float) -> Tensor:
+def pyramid(x: Tensor, y: Tensor, z: Tensor, a: float, h: float) -> Tensor:
     """Square base of half width a at z = -h, apex at z = h."""
     slope = math.hypot(2 * h, a)
-    side = (p[:, :2].abs().amax(1) * 2 * h + (p[:, 2] - h) * a) / slope
-    return torch.maximum(side, -p[:, 2] - h)
+    side = (torch.maximum(x.abs(), y.abs()) * 2 * h + (z - h) * a) / slope
+    return torch.maximum(side, -z - h)
 
 
-def prism(p: Tensor, a: float, h: float, length: float) -> Tensor:
-    """Triangle of half width a along y and half height h, extruded by `length` along x."""
+def prism(x: Tensor, y: Tensor, z: Tensor, a: float, h: float, along: float) -> Tensor:
+    """Triangle of half width a along y and half height h, extruded by `along` on either side in x."""
     slope = math.hypot(2 * h, a)
-    side = (p[:, 1].abs() * 2 * h + (p[:, 2] - h) * a) / slope
-    return torch.stack([side, -p[:, 2] - h, p[:, 0].abs() - length]).amax(0)
+    side = (y.abs() * 2 * h + (z - h) * a) / slope
+    return torch.maximum(torch.maximum(side, -z - h), x.abs() - along)
 
 
 @dataclass(frozen=True)
@@ -98,14 +103,15 @@ class Part:
     lie: bool = False  # the primitive's z axis laid along y
     scale: float = 1.0
 
-    def __call__(self, points: Tensor) -> Tensor:
-        p = (points - points.new_tensor(self.at)) / self.scale
+    def __call__(self, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+        if any(self.at) or self.scale != 1:
+            x, y, z = ((own - at) / self.scale for own, at in zip((x, y, z), self.at, strict=True))
         if self.turn:
             c, s = math.cos(math.radians(self.turn)), math.sin(math.radians(self.turn))
-            p = torch.stack([c * p[:, 0] + s * p[:, 1], c * p[:, 1] - s * p[:, 0], p[:, 2]], 1)
+            x, y = c * x + s * y, c * y - s * x
         if self.lie:
-            p = torch.stack([p[:, 0], -p[:, 2], p[:, 1]], 1)
-        return self.distance(p, *self.sizes) * self.scale
+            y, z = -z, y
+        return self.distance(x, y, z, *self.sizes) * self.scale
 
 
 # ---------------------------------------------------------------- the vocabulary: each shape's part and its half height
@@ -190,11 +196,15 @@ class Solid:
 
     def distances(self, points: Tensor) -> Tensor:
         """Signed distance to each part: (n, 3) -> (n, parts)."""
-        return torch.stack([part(points) for part in self.parts], 1)
+        return torch.stack(self._of_parts(points), 1)
 
     def distance(self, points: Tensor) -> Tensor:
         """Signed distance to the union: (n, 3) -> (n,)."""
-        return self.distances(points).amin(1)
+        return reduce(torch.minimum, self._of_parts(points))
+
+    def _of_parts(self, points: Tensor) -> list[Tensor]:
+        coordinates = points.T.contiguous().unbind()
+        return [part(*coordinates) for part in self.parts]
 
     def slots(self) -> Tensor:
         """Index into `SLOTS` of each part."""

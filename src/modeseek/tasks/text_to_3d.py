@@ -254,9 +254,9 @@ def export_mesh(
     """Write mesh.glb and .obj with a texture and .ply with vertex colours; return their facts, or why there is no mesh."""
     try:
         mesh = extract_mesh(nerf.field, resolution=resolution, threshold=threshold)
-        mesh.save(out / "mesh.ply")
         watertight = bool(mesh.trimesh().is_watertight)
         textured = extract_mesh(nerf.field, resolution=resolution, threshold=mesh.threshold, texture=texture) if texture else mesh
+        mesh.save(out / "mesh.ply")
         textured.save(out / "mesh.glb")
         textured.save(out / "mesh.obj")
     except (InvalidInput, MissingPackage) as error:

@@ -135,6 +135,8 @@ def open_model(
         if path.is_file() and path.suffix in (".safetensors", ".ckpt", ".pt", ".pth", ".bin"):
             if variant is not None or subfolder is not None:
                 raise InvalidInput(f"{path} is one file: it has neither a variant nor a subfolder")
+            if not t5:
+                raise InvalidInput(f"t5=False reads a folder or an id without its third text encoder; {path} is one file: leave it out")
             pipeline, index = open_single_file(path, config=config, supported=supported, dtype=network_dtype, download=download)
         else:
             if config is not None:
