@@ -14,9 +14,9 @@ from PIL import Image
 
 from modeseek.cli import main
 from modeseek.core.errors import InvalidInput, OutputError
-from modeseek.distillation.recipes import RECIPES, Recipe, build_gradient, get_recipe
+from modeseek.distillation.recipes import ALL_RECIPES, RECIPES, Recipe, build_gradient, get_recipe
 from modeseek.reproduction import image_cells
-from modeseek.reproduction.image_cells import ReconstructedImages, SampledImages, shown, to_stored
+from modeseek.reproduction.image_cells import ReconstructedImages, SampledImages, described, shown, to_stored
 from modeseek.reproduction.image_methods import equal_calls
 from modeseek.sweeps.worker import opened
 from modeseek.tasks.text_to_image import ImageRun, PriorChoice, distill_images
@@ -201,6 +201,13 @@ def test_remade_images_stay_close(pipeline_folder):
     assert float((shown(fitted) - shown(images)).square().mean()) < 1e-3 < float(shown(images).var())
     coded = ReconstructedImages(drawn=drawn, way="autoencoder").run().arrays["images"]
     assert torch.equal(coded, to_stored(prior.decode(prior.encode(shown(images)))))
+
+
+def test_a_row_names_the_settings_that_its_method_reads():
+    assert described(RECIPES["sds"]) == "fresh noise, latent space, t in [20, 980]"
+    assert described(ALL_RECIPES["mean-shift"]) == "image space, encoding corrected 3 times, l 8 to 0.3"
+    assert described(RECIPES["sdi"]).endswith("t 980 to 250")
+    assert described(RECIPES["msd"]).endswith("proximal, 25 steps per draw, l 80 to 8")
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from modeseek.distillation.recipes import RECIPES, Recipe, scale_of
+from modeseek.distillation.settings import DRAWS, ignored
 from modeseek.priors.base import ImagePrior
 from modeseek.reproduction.image_scores import scores
 from modeseek.reproduction.published_numbers import TEXT_TO_IMAGE
@@ -196,19 +197,20 @@ def _row(prior: PriorChoice, guidance: float, row: dict[str, Any], calls: float)
 
 
 def described(recipe: Recipe) -> str:
-    """Settings of a recipe in words, for a table."""
+    """The settings that a recipe's method reads, in words, for a table."""
     high, low = recipe.timesteps
-    words = [f"{recipe.noise} noise", f"{recipe.space} space"]
-    words += [f"each target used for {recipe.refresh} steps"] if recipe.refresh > 1 else []
-    if recipe.method.startswith("msd"):
-        first = f"{recipe.first:g}, then " if recipe.first else ""
-        words += [
-            f"{recipe.method[4:]}, {recipe.sampler_steps} steps per draw",
-            f"l {first}{recipe.bandwidth[0]:g} to {recipe.bandwidth[1]:g}",
-        ]
-    else:
-        words.append(f"t {high} to {low}" if recipe.method == "sdi" else f"t in [{low}, {high}]")
-    return ", ".join(words)
+    first = f"{recipe.first:g}, then " if recipe.first else ""
+    said = {
+        "noise": f"{recipe.noise} noise",
+        "space": f"{recipe.space} space",
+        "corrections": f"encoding corrected {recipe.corrections} times" if recipe.corrections else "",
+        "refresh": f"each target used for {recipe.refresh} steps" if recipe.refresh > 1 else "",
+        "sampler_steps": f"{recipe.method[4:]}, {recipe.sampler_steps} steps per draw" if recipe.method in DRAWS else "",
+        "bandwidth": f"l {first}{recipe.bandwidth[0]:g} to {recipe.bandwidth[1]:g}",
+        "timesteps": f"t {high} to {low}" if recipe.method == "sdi" else "" if recipe.method in DRAWS else f"t in [{low}, {high}]",
+    }
+    unread = ignored(recipe.method, said)
+    return ", ".join(words for name, words in said.items() if words and name not in unread)
 
 
 def to_stored(images: Tensor) -> Tensor:
