@@ -51,7 +51,7 @@ OBJECTS = {  # method, views, whether shaded and regularised
     "3d sds, 1 view": ("sds", 1, True),
 }
 CASES = [*IMAGES, *OBJECTS]
-STEPS = 3  # draws of MSD are made, kept and made again
+STEPS = 4
 CLOSE = 2e-3
 
 

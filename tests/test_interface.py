@@ -157,7 +157,7 @@ def gaussians():
     return modeseek.NetworkPrior(network=denoiser, event=(3, 8, 8), prediction="denoiser", levels=(0.01, 80.0), condition=condition)
 
 
-@pytest.mark.parametrize("method", list(ALL_RECIPES))
+@pytest.mark.parametrize("method", [pytest.param(name, marks=[pytest.mark.slow] if name == "vsd" else []) for name in ALL_RECIPES])
 def test_settings_said_to_be_ignored_are_and_the_others_are_not(pipeline_folder, method):
     prior = modeseek.load_prior(pipeline_folder("sd1"), image_size=(8, 8)) if method == "vsd" else gaussians()
     recipe = replace(ALL_RECIPES[method], sampler_steps=4, refresh=1)
