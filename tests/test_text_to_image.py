@@ -211,6 +211,7 @@ def test_a_row_names_the_settings_that_its_method_reads():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.filterwarnings("ignore::modeseek.core.errors.PromptCut")
 def test_experiments_on_images_run_on_any_prior(pipeline_folder, tmp_path, capsys, monkeypatch):
     """Every table and figure on images, quick, on a tiny Stable Diffusion and two prompts: rows, images, shared cells."""
