@@ -214,8 +214,8 @@ def test_a_row_names_the_settings_that_its_method_reads():
 @pytest.mark.timeout(900)
 @pytest.mark.filterwarnings("ignore::modeseek.core.errors.PromptCut")
 def test_experiments_on_images_run_on_any_prior(pipeline_folder, tmp_path, capsys, monkeypatch):
-    """Every table and figure on images, quick, on a tiny Stable Diffusion and two prompts: rows, images, shared cells."""
-    monkeypatch.setattr(image_cells, "PAPER_PROMPTS", image_cells.PAPER_PROMPTS[:2])
+    """Every table and figure on images, quick, on a tiny Stable Diffusion and three prompts: rows, images, shared cells."""
+    monkeypatch.setattr(image_cells, "PAPER_PROMPTS", image_cells.PAPER_PROMPTS[:3])
     arguments = ["--quick", "--prior", str(pipeline_folder("sd1")), "--out", str(tmp_path)]
     assert main(["run", "table4", "fig4", "fig5", "fig8", "fig9", *arguments]) == 0
     results = json.loads((tmp_path / "table4-sd1-quick" / "results.json").read_text())
