@@ -16,7 +16,7 @@ from modeseek.tasks.prior_choice import has_solids
 
 NOTES = "Frechet distance of every method's images at marked steps; the black line is the mean of other sets of DDIM images."
 COLOURS = {"SDS": "C0", "VSD": "C1", "SDI": "C2", "MSD": "C3", "mean shift": "C5"}
-PERSISTENT = "C4"
+OWN_COLOURS = {"persistent chain": "C4", "levels of mean shift": "C9"}  # rows of a method that has another solid line
 LINES = (("as published, equal calls", ":"), ("as published", "--"), ("", "-"))  # the first whose words a row has
 
 
@@ -38,7 +38,7 @@ def finish(folder: Path, settings: Settings, cells: Sequence[Cell], results: Seq
             distances = [row["metrics"][metric] for row in scored]
             method, kind = result.row["method"], result.row["row"]
             line = next(line for words, line in LINES if words in kind)
-            colour = PERSISTENT if "persistent" in kind else COLOURS[method]
+            colour = next((own for words, own in OWN_COLOURS.items() if words in kind), COLOURS[method])
             by_step.append(Curve(f"{method}, {kind}", marks, distances, line=line, colour=colour))
             by_call.append(Curve(f"{method}, {kind}", calls, distances, line=line, colour=colour))
     if by_step:
