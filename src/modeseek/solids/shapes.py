@@ -33,7 +33,7 @@ SLOTS = ("object", "base", *FIXED_COLOURS)
 
 # ---------------------------------------------------------------- primitives: coordinates (n,) each -> distances (n,)
 def length(*coordinates: Tensor) -> Tensor:
-    """Euclidean norm; coordinate by coordinate, since reductions over an axis of three are slow."""
+    """Euclidean norm of coordinates (n,) each: (n,). Reductions over an axis of three are slower."""
     return sum(c * c for c in coordinates).sqrt()  # type: ignore[union-attr]
 
 
@@ -60,7 +60,7 @@ def cylinder(x: Tensor, y: Tensor, z: Tensor, r: float, h: float) -> Tensor:
 def cone(x: Tensor, y: Tensor, z: Tensor, low: float, high: float, h: float) -> Tensor:
     """Frustum with radius `low` at z = -h and `high` at z = h (Quilez's capped cone)."""
     radius = length(x, y)
-    beyond = (radius - torch.where(z < 0, low, high)).clamp_min(0)  # of the cap's or the base's disc
+    beyond = (radius - torch.where(z < 0, low, high)).clamp_min(0)  # the rim of the base or of the cap
     above = z.abs() - h
     along = (((high - radius) * (high - low) + (h - z) * 2 * h) / ((high - low) ** 2 + 4 * h * h)).clamp(0, 1)
     outward, upward = radius - high + (high - low) * along, z - h + 2 * h * along
@@ -84,11 +84,11 @@ def pyramid(x: Tensor, y: Tensor, z: Tensor, a: float, h: float) -> Tensor:
     return torch.maximum(side, -z - h)
 
 
-def prism(x: Tensor, y: Tensor, z: Tensor, a: float, h: float, along: float) -> Tensor:
-    """Triangle of half width a along y and half height h, extruded by `along` on either side in x."""
+def prism(x: Tensor, y: Tensor, z: Tensor, a: float, h: float, half_length: float) -> Tensor:
+    """Triangle of half width a along y and half height h, extruded by `half_length` to either side along x."""
     slope = math.hypot(2 * h, a)
     side = (y.abs() * 2 * h + (z - h) * a) / slope
-    return torch.maximum(torch.maximum(side, -z - h), x.abs() - along)
+    return torch.maximum(torch.maximum(side, -z - h), x.abs() - half_length)
 
 
 @dataclass(frozen=True)
