@@ -197,6 +197,30 @@ def test_dtypes_and_copies():
     assert modeseek.NetworkPrior is NetworkPrior
 
 
+def test_a_copy_with_another_parametrisation_reads_its_levels_again():
+    """`dataclasses.replace` of the prediction or of data_std gives what a new prior gives."""
+    table = DiscreteLevels(alphas_cumprod=torch.linspace(0.999, 0.01, 1000))
+    x, sigma = noise(1, 1, 4, 4), torch.tensor(1.0)
+
+    def network(z, t):
+        return 0.3 * z
+
+    def made(levels, **settings):
+        return NetworkPrior(network=network, event=(1, 4, 4), levels=levels, **settings)
+
+    for levels, before, after in (
+        (table, {"prediction": "eps"}, {"prediction": "v"}),
+        ((0.01, 80.0), {"prediction": "edm"}, {"prediction": "denoiser"}),
+        ((0.01, 80.0), {"prediction": "edm", "data_std": 0.5}, {"data_std": 1.3}),
+    ):
+        old, new = made(levels, **before), made(levels, **before | after)
+        copy = dataclasses.replace(old, **after)
+        assert torch.equal(copy.denoiser([""])(x, sigma), new.denoiser([""])(x, sigma))
+        assert not torch.equal(copy.denoiser([""])(x, sigma), old.denoiser([""])(x, sigma))
+    with pytest.raises(InvalidInput, match="levels"):
+        dataclasses.replace(made(table, prediction="eps"), prediction="edm")
+
+
 # ---------------------------------------------------------------- VSD
 def test_every_recipe_on_discrete_levels():
     """Also SDI, whose published first call is at a negative timestep."""

@@ -14,7 +14,7 @@ import torch
 from modeseek.cli import main
 from modeseek.cli.sweeps import SweepOptions, sweep_of
 from modeseek.core.errors import InvalidInput
-from modeseek.distillation.recipes import RECIPES
+from modeseek.distillation.recipes import ALL_RECIPES, RECIPES
 from modeseek.priors import load_prior
 from modeseek.sweeps import run_cells
 from modeseek.sweeps.cells import cell_path
@@ -26,7 +26,7 @@ from modeseek.sweeps.reading import read_sweep
 from modeseek.sweeps.sweep import ImageCell, Method, Sweep, begin, described, methods_of, rows_of
 from modeseek.sweeps.table import write_table
 from modeseek.tasks.text_to_3d import ObjectRun
-from modeseek.tasks.text_to_image import ImageRun, PriorChoice
+from modeseek.tasks.text_to_image import ImageRun, PriorChoice, distilled
 
 pytestmark = pytest.mark.filterwarnings("ignore::modeseek.core.errors.PromptCut")
 
@@ -272,6 +272,16 @@ def test_a_plan_adds_up(pipeline_folder, method, steps):
     assert found.batch == 2
     assert found.seconds > found.steps * found.step_seconds > 0
     assert found.memory > 50e6
+
+
+def test_a_negative_prompt_of_csd_is_planned(pipeline_folder):
+    """The plan's calls are those that the run then makes."""
+    recipe = replace(ALL_RECIPES["csd"], steps=6, refresh=2)
+    run = ImageRun(prompt="a red cube", prior=PriorChoice(name=str(pipeline_folder("sd1"))), recipe=recipe, negative="a blue cube")
+    prior = run.prior.open()
+    for each in (run, replace(run, negative="")):
+        steps = distilled(prior, [run.prompt], recipe, seeds=run.seeds, representation="pixels", negative=each.negative, seed=0)[1]
+        assert plan(each, prior=prior, results=False).calls == list(steps)[-1].calls
 
 
 def test_an_object_is_planned(pipeline_folder, monkeypatch):

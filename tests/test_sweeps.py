@@ -228,6 +228,18 @@ def test_shards_divide_the_cells(tmp_path):
         list(run_shard(cells, tmp_path, (4, 3)))
 
 
+def test_a_shard_that_starts_again_elsewhere_takes_its_cell_back(tmp_path, monkeypatch):
+    """Its job was killed on another machine and restarted within the lease; the cell of a living process is left to it."""
+    dead, alive, own = squares(tmp_path, 3)
+    monkeypatch.setattr(leases, "_own", lambda: {"machine": "another", "host": "another", "pid": 1, "start": "1"})
+    leases.acquire(cell_path(dead, tmp_path))
+    held = leases.acquire(cell_path(alive, tmp_path))
+    monkeypatch.undo()
+    with held.kept(0.8):
+        assert list(run_shard([dead, alive, own], tmp_path, (1, 1), ttl=0.8)) == [own, dead]
+    assert len(lines(tmp_path)) == 2
+
+
 # ---------------------------------------------------------------- ending
 def test_interrupting_a_pool_ends_it_soon(tmp_path):
     """Tasks that run are told to stop and save, tasks that wait are dropped."""

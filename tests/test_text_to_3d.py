@@ -22,6 +22,7 @@ from modeseek.solids.rendering import Cameras as SolidCameras
 from modeseek.solids.rendering import render as render_solid
 from modeseek.solids.scoring import ASSETS
 from modeseek.tasks import text_to_3d
+from modeseek.tasks.run_folder import lines_before
 from modeseek.tasks.text_to_3d import ObjectRun, distill_object, reopened, steps_of, volume_of
 from modeseek.tasks.text_to_image import PriorChoice
 
@@ -181,6 +182,17 @@ def test_an_object_that_is_lost_stops_its_run(pipeline_folder, tmp_path, monkeyp
         list(distill_object(run, tmp_path))
     assert not json.loads((tmp_path / "run.json").read_text())["finished"]
     assert (tmp_path / "preview.png").exists()
+
+
+def test_a_resumed_run_stops_at_the_same_step(pipeline_folder, tmp_path, monkeypatch):
+    """Previews of a degenerate object are counted across an interruption."""
+    monkeypatch.setattr("modeseek.tasks.text_to_3d.degenerate", lambda volume: "empty")
+    run = tiny_run(pipeline_folder("sd1"), steps=260)  # previews after steps 12, 25 and 38, a checkpoint after step 24
+    assert next(step.index for step in distill_object(run, tmp_path) if step.index == 30)
+    assert next(distill_object(run, tmp_path)).index == 25
+    with pytest.raises(Degenerate, match="step 38: "):
+        list(distill_object(run, tmp_path))
+    assert [line["degenerate"] for line in lines_before(tmp_path, 260) if "degenerate" in line] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("name", ["white", "grey", "black", "navy"])

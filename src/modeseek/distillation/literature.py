@@ -66,6 +66,19 @@ CALLS: dict[str, float] = {
     "hd-ode": 1,
 }
 """Denoiser calls per estimate and sample; ISM and DSD vary, and have their averages over a run."""
+
+
+def calls_of_negative(recipe: Any) -> int:
+    """Further denoiser calls per object of a run with a negative prompt: CSD evaluates it in every estimate but the first.
+
+    Example:
+        >>> from modeseek import Recipe
+        >>> calls_of_negative(Recipe(method="csd", steps=400)), calls_of_negative(Recipe(method="sds", steps=400))
+        (399, 0)
+    """
+    return recipe.samples * (-(-recipe.steps // recipe.refresh) - 1) if recipe.method == "csd" else 0
+
+
 FALLING = ("sds-annealed", "mean-shift", "hd-ode")
 """Methods whose levels are `Recipe.bandwidth`, in units of the data's standard deviation."""
 

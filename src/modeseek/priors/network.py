@@ -16,7 +16,7 @@ otherwise.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
@@ -220,7 +220,11 @@ def levels_of(levels: Any, prediction: Prediction | None, *, data_std: float = 0
         InvalidInput: an unknown prediction, or levels of another kind than it needs.
     """
     if isinstance(levels, Levels):
-        return levels
+        return levels if levels.source is None else levels_of(levels.source, prediction, data_std=data_std)
+    return replace(_read(levels, prediction, data_std), source=levels)
+
+
+def _read(levels: Any, prediction: Prediction | None, data_std: float) -> Levels:
     if prediction not in (None, *get_args(Prediction)):
         raise InvalidInput(f"prediction {prediction!r} is unknown: choose {', '.join(get_args(Prediction))}")
     if hasattr(levels, "config"):  # a scheduler

@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from modeseek.distillation.literature import calls_of_negative
 from modeseek.distillation.loop import Step
 from modeseek.distillation.recipes import scale_of
 from modeseek.priors.base import ImagePrior
@@ -115,18 +116,19 @@ def plan(
     recipe, trial = run.recipe, _Trial(run, prior, clock)
     cost = trial.object() if isinstance(run, ObjectRun) else trial.image(results=results)
     weights = sum(p.numel() * p.element_size() for network in networks_of(prior) for p in network.parameters())
+    calls = recipe.calls + (calls_of_negative(recipe) if run.negative else 0)
     optimised = cost.early * cost.first + (recipe.steps - cost.early) * cost.later
     return Plan(
         steps=recipe.steps,
-        calls=recipe.calls,
+        calls=calls,
         batch=trial.batch,
-        step_seconds=(optimised + recipe.calls * cost.each) / recipe.steps,
+        step_seconds=(optimised + calls * cost.each) / recipe.steps,
         call_seconds=cost.each,
         load_seconds=load_seconds,
         result_seconds=cost.results,
         memory=peak_memory(prior.device),
         weights=weights,
-        advice=tuple(_advice(run, prior, trial.batch, optimised / recipe.steps, cost.each, weights)),
+        advice=tuple(_advice(run, prior, trial.batch, optimised / recipe.steps, cost.each, calls, weights)),
         notes=cost.notes,
     )
 
@@ -240,12 +242,12 @@ def networks_of(prior: Any) -> list[nn.Module]:
     return [part for part in parts.values() if isinstance(part, nn.Module)]
 
 
-def _advice(run: Any, prior: ImagePrior, batch: int, fixed: float, each: float, weights: int) -> Iterator[str]:
+def _advice(run: Any, prior: ImagePrior, batch: int, fixed: float, each: float, calls: float, weights: int) -> Iterator[str]:
     recipe = run.recipe
-    share = recipe.calls * each / max(recipe.calls * each + recipe.steps * fixed, 1e-9)
+    share = calls * each / max(calls * each + recipe.steps * fixed, 1e-9)
     if share > 0.3:
         if recipe.refresh == 1 and recipe.method != "msd-persistent":
-            yield f"--refresh 5: {recipe.calls / 5:g} instead of {recipe.calls:g} denoiser calls, which take {share:.0%} of the time"
+            yield f"--refresh 5: {calls / 5:g} instead of {calls:g} denoiser calls, which take {share:.0%} of the time"
         if recipe.method in ("msd-proximal", "msd-reverse", "msd-split"):
             yield f"--sampler-steps {max(2, recipe.sampler_steps // 2)}: about half the denoiser calls"
         if recipe.samples > 1:

@@ -6,6 +6,7 @@ Both take a lease for each cell, so two of them never run the same cell, and one
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import Counter
@@ -64,7 +65,7 @@ def run_cells(
     if executor is not None:
         yield from _drive(waiting, out, executor, failures, ttl)
     elif workers == 1 or not waiting:
-        yield from _here(waiting, out, failures, ttl, wait_for_others=True)
+        yield from _here(waiting, out, failures, ttl, patience=math.inf)
     else:
         with ending(LocalPool(min(workers, len(waiting)), threads=threads)) as pool:
             yield from _drive(waiting, out, pool, failures, ttl)
@@ -81,7 +82,8 @@ def run_shard(
 ) -> Iterator[AnyCell]:
     """Run every n-th cell in this process, as one of n independent jobs: `shard` is (k, n), k from 1 to n.
 
-    Cells that another process runs are left to it. Yields and raises as `run_cells`.
+    Cells that another process runs are left to it, once it has shown for `ttl` seconds that it is alive: the lease may be that of this
+    job before it was killed. Yields and raises as `run_cells`.
     """
     number, count = shard
     if not 1 <= number <= count:
@@ -91,7 +93,7 @@ def run_shard(
     finished, waiting = _sorted(own, out, retry_failed)
     yield from finished
     failures = {cell: failure for cell in waiting if (failure := failure_of(cell, out)) is not None}
-    yield from _here([cell for cell in waiting if cell not in failures], out, failures, ttl, wait_for_others=False)
+    yield from _here([cell for cell in waiting if cell not in failures], out, failures, ttl, patience=1.25 * ttl)
     _report(failures, out)
 
 
@@ -156,9 +158,9 @@ def _drive(cells: Sequence[AnyCell], out: Path, executor: Executor, failures: di
                     running[executor.submit(work, cell, out, low_memory=cell in low, ttl=ttl)] = cell
 
 
-def _here(cells: Sequence[AnyCell], out: Path, failures: dict[AnyCell, Failure], ttl: float, *, wait_for_others: bool) -> Iterator[AnyCell]:
-    """Run cells one after another in this process."""
-    waiting = list(cells)
+def _here(cells: Sequence[AnyCell], out: Path, failures: dict[AnyCell, Failure], ttl: float, *, patience: float) -> Iterator[AnyCell]:
+    """Run cells one after another in this process, then wait up to `patience` seconds for those of others."""
+    waiting, deadline = list(cells), math.inf
     while waiting:
         elsewhere: list[AnyCell] = []
         for cell in waiting:
@@ -170,13 +172,16 @@ def _here(cells: Sequence[AnyCell], out: Path, failures: dict[AnyCell, Failure],
             elif _settled(outcome, cell, out, failures):
                 yield cell
         waiting = []
-        for cell in elsewhere if wait_for_others else ():
+        for cell in elsewhere:
             if (failure := failure_of(cell, out)) is not None and not leases.is_held(cell_path(cell, out), ttl=ttl):
                 failures[cell] = failure
             else:
                 waiting.append(cell)
-        if waiting and len(waiting) == len(elsewhere):
-            time.sleep(POLL)
+        deadline = min(deadline, time.monotonic() + patience)
+        if time.monotonic() >= deadline:
+            return
+        if waiting:
+            time.sleep(min(POLL, ttl / 4))
 
 
 def _settled(outcome: Outcome, cell: AnyCell, out: Path, failures: dict[AnyCell, Failure]) -> bool:

@@ -133,19 +133,24 @@ class CurveLog:
         self._out, self._writes = out, writes
         self._lines: list[dict[str, float]] | None = None
 
-    def add(self, step: Step) -> None:
-        """Keep a step's line."""
+    def add(self, step: Step, **further: float) -> None:
+        """Keep a step's line, with further values in it."""
         if self._lines is None:
             self._lines = lines_before(self._out, step.index)
             if self._writes:
                 write_lines(self._out, self._lines)
-        self._lines.append(line_of(step))
+        self._lines.append(line_of(step) | further)
         if self._writes:
             try:
                 with (self._out / "curves.jsonl").open("a", encoding="utf-8") as file:
                     file.write(json.dumps(self._lines[-1]) + "\n")
             except OSError as error:
                 raise OutputError(f"cannot write {self._out / 'curves.jsonl'}: {error.strerror or error}") from error
+
+    def last(self, name: str, step: int) -> float:
+        """The latest value of this name before `step`; 0 if there is none."""
+        lines = lines_before(self._out, step) if self._lines is None else self._lines
+        return next((line[name] for line in reversed(lines) if name in line), 0.0)
 
     @property
     def lines(self) -> list[dict[str, float]]:

@@ -181,21 +181,21 @@ def distill_object(
         nerf = volume_of(run, prior)
         shown = preview_steps(run.recipe.steps)
         curve = CurveLog(out, writes=ranks.is_main)
-        lost: list[str] = []
         checkpoint, identity = out / "checkpoint.safetensors", digest(f"{weights} {plain_config(run)}")
         for step in steps_of(run, prior, nerf, checkpoint=checkpoint, identity=identity, ranks=ranks):
-            curve.add(step)
-            if ranks.is_main and step.index in shown:
-                save_preview(out, step.index, nerf)
+            lost: dict[str, float] = {}
             if step.index in shown - {0} and run.recipe.steps >= 2 * PREVIEWS:
                 wrong = degenerate(nerf.field)
-                lost = [*lost, wrong] if wrong else []
-                if len(lost) >= PATIENCE:
-                    ranks.on_main(lambda: write_run_page(out))
-                    words = f"the object is {wrong} and has been for {PATIENCE} previews"
-                    raise Degenerate(
-                        f"step {step.index}: {words}; its last state is in {out}: try another --seed, or a lower --lr, in another --out"
-                    )
+                lost["degenerate"] = curve.last("degenerate", step.index) + 1 if wrong else 0
+            curve.add(step, **lost)  # the count of previews too, so that a resumed run stops at the same step
+            if ranks.is_main and step.index in shown:
+                save_preview(out, step.index, nerf)
+            if lost.get("degenerate", 0) >= PATIENCE:
+                ranks.on_main(lambda: write_run_page(out))
+                words = f"the object is {wrong} and has been for {PATIENCE} previews"
+                raise Degenerate(
+                    f"step {step.index}: {words}; its last state is in {out}: try another --seed, or a lower --lr, in another --out"
+                )
             yield step
         scale, views = scale_of(run.recipe, prior), nerf.settings.views.count
         decided = {"guidance": scale, "image_size": list(prior.image_size), "views": views, "size": list(nerf.size)}

@@ -63,7 +63,11 @@ class ConditionedDenoiser:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Doubled:
-    """D_c and D_u of a prior in one network call on the concatenated batch."""
+    """D_c and D_u of a prior in one network call on the concatenated batch.
+
+    Raises:
+        InvalidInput: called, conditions of different shapes, such as prompt and negative prompt embedded at different lengths.
+    """
 
     prior: PipelinePrior
     conditions: Callable[[], Conditions]
@@ -74,6 +78,10 @@ class Doubled:
         count, x = len(x), x.to(torch.promote_types(x.dtype, torch.float32))  # guidance magnifies what half precision rounds
         conditions = tiled(self.conditions(), count)
         opposite = conditions | tiled(self.opposite(), count)
+        for name, value in conditions.items():
+            if value.shape != opposite[name].shape:
+                shapes = f"{tuple(value.shape[1:])} and {tuple(opposite[name].shape[1:])}"
+                raise InvalidInput(f"{name} of the prompt and of the negative prompt differ in shape, {shapes}: embed both at one length")
         both = {name: torch.cat([conditions[name], opposite[name]]) for name in conditions}
         strong, weak = self.prior.evaluate(torch.cat([x, x]), sigma.expand(count).repeat(2), both).chunk(2)
         return strong, weak

@@ -51,12 +51,14 @@ class Levels:
         sigmas: (lowest, highest) noise level of its training.
         kind: what t the network is called with: timesteps of T ("discrete"), t in (0, 1) ("flow") or ln(sigma)/4 ("edm").
         data_std: standard deviation of x over the data, where the scheduler states it.
+        source: what they were read from, so that they can be read again for another parametrisation; None: they were made directly.
     """
 
     view: View
     sigmas: tuple[float, float]
     kind: Literal["discrete", "flow", "edm"]
     data_std: float | None = None
+    source: Any = field(default=None, repr=False, compare=False)
 
     def __call__(self) -> Levels:
         """Itself: fixed levels serve wherever a source of levels is expected."""
