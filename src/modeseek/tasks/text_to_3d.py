@@ -36,7 +36,7 @@ from modeseek.distillation.recommend import PAPER_VIEW_RECIPES, VIEW_RECIPES
 from modeseek.pages import write_run_page
 from modeseek.plots.images import save_animation, save_image, save_sheet, tiled
 from modeseek.priors.base import ImagePrior
-from modeseek.representations.nerf import Cameras, NeRF, NeRFSettings, Ranges, degenerate, extract_mesh
+from modeseek.representations.nerf import Cameras, NeRF, NeRFSettings, Ranges, baked, degenerate, extract_mesh
 from modeseek.scaling.ranks import ALONE, Ranks
 from modeseek.solids.captions import BACKGROUNDS, without_background
 from modeseek.tasks.prior_choice import PriorChoice, has_solids
@@ -255,7 +255,7 @@ def export_mesh(
     try:
         mesh = extract_mesh(nerf.field, resolution=resolution, threshold=threshold)
         watertight = bool(mesh.trimesh().is_watertight)
-        textured = extract_mesh(nerf.field, resolution=resolution, threshold=mesh.threshold, texture=texture) if texture else mesh
+        textured = baked(mesh, nerf.field, texture) if texture else mesh
         mesh.save(out / "mesh.ply")
         textured.save(out / "mesh.glb")
         textured.save(out / "mesh.obj")

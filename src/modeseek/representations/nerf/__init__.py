@@ -8,6 +8,7 @@ from modeseek.representations.nerf.field import Volume as Volume
 from modeseek.representations.nerf.hashgrid import HashGrid as HashGrid
 from modeseek.representations.nerf.hashgrid import HashGridSettings as HashGridSettings
 from modeseek.representations.nerf.mesh import Mesh as Mesh
+from modeseek.representations.nerf.mesh import baked as baked
 from modeseek.representations.nerf.mesh import degenerate as degenerate
 from modeseek.representations.nerf.mesh import extract_mesh as extract_mesh
 from modeseek.representations.nerf.nerf import NeRF as NeRF

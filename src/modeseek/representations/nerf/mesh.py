@@ -37,6 +37,7 @@ from modeseek.representations.nerf.field import Volume
 
 UPRIGHT = {".glb": True, ".obj": True, ".ply": False}  # whether a format has y up
 BATCH = 2**18  # points evaluated at a time
+CHART = 256  # largest area of a chart of a texture, in faces of the mesh; without a limit xatlas takes more than twice as long
 
 
 def optional(name: str) -> ModuleType:
@@ -167,8 +168,8 @@ def extract_mesh(volume: Volume, *, resolution: int = 128, threshold: float | No
         InvalidInput: an empty or diffuse field, or a threshold that no density reaches.
         MissingPackage: the extra `threed` is not installed.
     """
-    if resolution < 4 or (texture is not None and texture < 16):
-        raise InvalidInput(f"a mesh needs a resolution of at least 4 and a texture of at least 16, got {resolution} and {texture}")
+    if resolution < 4:
+        raise InvalidInput(f"a mesh needs a resolution of at least 4, got {resolution}")
     measure, radius, densities = optional("skimage.measure"), volume.radius, lattice(volume, resolution)
     cut = suggested_threshold(densities, radius) if threshold is None else threshold
     shell = _shell(densities)
@@ -188,8 +189,20 @@ def extract_mesh(volume: Volume, *, resolution: int = 128, threshold: float | No
 
 @torch.no_grad()
 def baked(mesh: Mesh, volume: Volume, size: int) -> Mesh:
-    """Return the mesh with a texture of size x size texels; vertices on seams are duplicated."""
-    origin, faces, uv = optional("xatlas").parametrize(mesh.vertices, mesh.faces)
+    """Return the mesh with a texture of size x size texels; vertices on seams are duplicated.
+
+    Raises:
+        InvalidInput: a size below 16.
+        MissingPackage: the extra `threed` is not installed.
+    """
+    if size < 16:
+        raise InvalidInput(f"a texture needs a side of at least 16 texels, got {size}")
+    xatlas = optional("xatlas")
+    charts, packing, atlas = xatlas.ChartOptions(), xatlas.PackOptions(), xatlas.Atlas()
+    charts.max_chart_area, packing.resolution = CHART * float(mesh.trimesh().area_faces.mean()), size
+    atlas.add_mesh(mesh.vertices, mesh.faces)
+    atlas.generate(chart_options=charts, pack_options=packing)
+    origin, faces, uv = atlas[0]
     vertices, faces = mesh.vertices[origin], faces.astype(np.int64)
     texel, face, weights = covered_texels(uv[faces] * size, size)
     points = (vertices[faces[face]] * weights[..., None]).sum(1)
