@@ -1,5 +1,7 @@
 """Text to 3-D under equal conditions: separate lists, exact draws with q's probabilities, paired differences and their intervals."""
 
+import json
+
 import pytest
 import torch
 
@@ -10,7 +12,7 @@ from modeseek.metrics.bootstrap import bootstrap_interval
 from modeseek.priors.solids_ideal import IdealSolidsPrior
 from modeseek.reproduction import Settings
 from modeseek.reproduction import compared_objects as objects
-from modeseek.reproduction.studies import compare3d
+from modeseek.reproduction.studies import compare3d, table3d
 from modeseek.solids.captions import Scene, parse
 from modeseek.solids.renders import true_renders
 from modeseek.sweeps.cells import Result
@@ -92,6 +94,24 @@ def test_differences_are_to_both_kinds_of_sds():
         "mean shift (one call) - SDS (random level)": 2.0,
         "mean shift (one call) - SDS (annealed level)": 0.5,
     }
+
+
+def test_the_table_of_published_settings_has_differences_to_each_of_them(tmp_path):
+    """Of mean shift and of MSD by the reverse process to the four published rows."""
+    settings = Settings(images=2)
+    own = {"mean shift": 26.0, "MSD": 25.0, "SDS": 24.0, "VSD": 21.0, "SDI": 22.0}
+
+    def scored(cell):
+        prompt, seed = cell.spec.prompt, cell.spec.seed
+        published = 20.0 if (cell.method, cell.row) == ("MSD", "as published, equal calls") else own[cell.method]
+        return made(cell.method, cell.row, prompt, seed, published + len(prompt) + 3 * seed)
+
+    cells = [cell for cell in table3d.cells(settings) if hasattr(cell, "spec")]
+    table3d.finish(tmp_path, settings, cells, [scored(cell) for cell in cells])
+    rows = [row for row in json.loads((tmp_path / "paired" / "results.json").read_text())["rows"] if row["row"] == "PSNR"]
+    assert {row["metrics"]["pairs"] for row in rows} == {12}
+    assert [round(row["metrics"]["difference"], 6) for row in rows] == [2.0, 5.0, 4.0, 6.0, 1.0, 4.0, 3.0, 5.0]
+    assert rows[0]["method"] == "mean shift (one call) - SDS (as published, equal calls)"
 
 
 def test_the_interval_covers_the_mean_as_often_as_it_says():

@@ -379,11 +379,11 @@ def test_encoders_may_be_removed_once_the_prompts_are_encoded(loaded):
         found.denoiser(PROMPTS)
     with pytest.raises(InvalidInput, match="no text encoder"):
         load_prior(pipe)
-    bare = load_prior(pipe, check=False)
+    without = load_prior(pipe, check=False)
     tokens = PromptEmbeds(tokens=torch.zeros(1, 12, 16))
-    bare.denoiser(tokens, negative=PromptEmbeds(tokens=torch.ones(1, 12, 16)))
+    without.denoiser(tokens, negative=PromptEmbeds(tokens=torch.ones(1, 12, 16)))
     with pytest.raises(InvalidInput, match=r"tokens of the prompt .*\(12, 16\) and \(9, 16\): embed both at one length"):
-        bare.denoiser(tokens, guidance=2.0, negative=PromptEmbeds(tokens=torch.ones(1, 9, 16)))(x[:1], sigma[:1])
+        without.denoiser(tokens, guidance=2.0, negative=PromptEmbeds(tokens=torch.ones(1, 9, 16)))(x[:1], sigma[:1])
 
 
 def test_networks_may_be_cast_and_replaced(loaded):

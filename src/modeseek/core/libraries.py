@@ -12,7 +12,7 @@ from modeseek.core.errors import MissingPackage
 
 @contextmanager
 def _installed_packages_read_once() -> Iterator[None]:
-    """Both libraries read the metadata of every installed package when they are imported, which takes a second or two each time."""
+    """Let both libraries share one reading of the metadata of all installed packages, which takes a second or two."""
     read = importlib.metadata.packages_distributions
     importlib.metadata.packages_distributions = cache(read)
     try:

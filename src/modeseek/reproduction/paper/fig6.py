@@ -11,7 +11,8 @@ from modeseek.plots.images import save_sheet, tiled
 from modeseek.reproduction.experiment import Experiment, Settings
 from modeseek.reproduction.image_cells import shown
 from modeseek.reproduction.object_cells import faces, prompts_of
-from modeseek.reproduction.studies.table3d import by_method, sizes, summary
+from modeseek.reproduction.object_scores import summary
+from modeseek.reproduction.studies.table3d import by_method, sizes
 from modeseek.reproduction.studies.table3d import cells as table3d_cells
 from modeseek.reproduction.tables import write_results
 from modeseek.sweeps.cells import Cell, Result

@@ -18,19 +18,17 @@ from typing import Any
 import torch
 
 from modeseek.core.errors import InvalidInput
-from modeseek.metrics.bootstrap import bootstrap_error, bootstrap_interval
 from modeseek.plots.images import save_sheet, tiled
 from modeseek.reproduction.compared_objects import BASELINES, IDEAL, SCORE_OBJECTS, SCORE_SEEDS, TUNE_OBJECTS, TUNE_SEEDS, compared
 from modeseek.reproduction.experiment import Experiment, Settings
 from modeseek.reproduction.image_cells import shown
 from modeseek.reproduction.object_cells import faces
+from modeseek.reproduction.object_scores import ALIGNED, DIFFERENCE, paired, summary
 from modeseek.reproduction.tables import Row, write_results
 from modeseek.sweeps.cells import Cell, Result
 from modeseek.tasks.prior_choice import PriorChoice
 
-ALIGNED = ["aligned IoU", "aligned PSNR", "aligned F-score"]
 COLUMNS = ["IoU", "PSNR", "SSIM", "Chamfer", "F-score", *ALIGNED, "front", "back"]
-PAIRED = ["IoU", "PSNR", "SSIM", "F-score", *ALIGNED, "front", "back"]
 Key = tuple[str, ...]
 
 
@@ -57,19 +55,6 @@ def grouped(results: Sequence[Result]) -> dict[Key, list[Result]]:
     return groups
 
 
-def summary(group: Sequence[Result]) -> Row:
-    """Means over objects with bootstrap standard errors; the objects one by one, each with its prompt and seed."""
-    metrics: dict[str, float] = {}
-    for name in dict.fromkeys(name for result in group for name in result.row["metrics"]):
-        values = torch.tensor([float(result.row["metrics"][name]) for result in group if name in result.row["metrics"]])
-        metrics[name] = float(values.mean())
-        if len(values) > 1:
-            metrics[f"{name} error"] = bootstrap_error(lambda x: float(x.mean()), values)
-    objects = [{key: result.row[key] for key in ("prompt", "seed", "metrics", "calls", "seconds")} for result in group]
-    head = {key: value for key, value in group[0].row.items() if key not in ("prompt", "seed")}
-    return {**head, "metrics": metrics, "seconds": sum(o["seconds"] for o in objects) / len(objects), "objects": objects}
-
-
 def differences(groups: dict[Key, list[Result]]) -> list[Row]:
     """A row per baseline, denoiser, split, method and score: mean difference over the same prompts and seeds, its 95 % interval."""
     rows = []
@@ -77,29 +62,6 @@ def differences(groups: dict[Key, list[Result]]) -> list[Row]:
         for key, group in groups.items():
             if key[2:] not in BASELINES[: BASELINES.index(baseline) + 1] and (*key[:2], *baseline) in groups:
                 rows += paired(group, groups[(*key[:2], *baseline)])
-    return rows
-
-
-def paired(group: Sequence[Result], base: Sequence[Result]) -> list[Row]:
-    """A row per score: the mean difference of two methods over the prompts and seeds that both have."""
-    scores = {(r.row["prompt"], r.row["seed"]): r.row["metrics"] for r in base}
-    head = {name: group[0].row[name] for name in ("density", "denoiser", "split", "guidance", "calls", "sampler")}
-    (method, row), (other_method, other_row) = ((r.row["method"], r.row["row"]) for r in (group[0], base[0]))
-    head["method"] = f"{method} ({row}) - {other_method} ({other_row})"
-    rows = []
-    for name in PAIRED:
-        by_prompt: dict[str, list[float]] = {}
-        for result in group:
-            other = scores.get((result.row["prompt"], result.row["seed"]), {})
-            if name in other and name in result.row["metrics"]:
-                by_prompt.setdefault(result.row["prompt"], []).append(result.row["metrics"][name] - other[name])
-        if not by_prompt:
-            continue
-        pairs = sum(map(len, by_prompt.values()))
-        metrics: dict[str, Any] = {"pairs": pairs, "difference": sum(sum(values) for values in by_prompt.values()) / pairs}
-        if len(by_prompt) > 1:
-            metrics["low"], metrics["high"] = bootstrap_interval(list(by_prompt.values()))
-        rows.append({**head, "row": name, "metrics": metrics, "seconds": 0.0})
     return rows
 
 
@@ -112,8 +74,7 @@ def finish(folder: Path, settings: Settings, cells: Sequence[Cell], results: Seq
     config: dict[str, Any] = {"seed": settings.seed, "quick": settings.quick, **lists}
     notes = " ".join((__doc__ or "").split())
     write_results(folder, "compare3d", rows=[summary(group) for group in groups.values()], config=config, columns=COLUMNS, notes=notes)
-    columns = ["difference", "low", "high", "pairs"]
-    write_results(folder / "paired", "compare3d, paired", rows=differences(groups), config=config, columns=columns, notes=notes)
+    write_results(folder / "paired", "compare3d, paired", rows=differences(groups), config=config, columns=DIFFERENCE, notes=notes)
     for denoiser in dict.fromkeys(key[0] for key in groups):
         shown_groups = {key: group for key, group in groups.items() if key[:2] == (denoiser, "score")}
         prompts = list(dict.fromkeys(result.row["prompt"] for group in shown_groups.values() for result in group))
