@@ -5,8 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 SOURCE = Path(__file__).parent.parent / "src" / "modeseek"
 LAYERS = (
     ("core",),
@@ -72,22 +70,3 @@ def test_import_is_light():
 def test_help_loads_no_torch():
     code = "from modeseek.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass\nimport builtins"
     assert loaded(code, "torch").splitlines()[-1] == "[]"
-
-
-@pytest.mark.slow
-def test_installed_packages_are_read_once():
-    """By transformers and diffusers together, and the function that reads them is put back."""
-    code = """
-import importlib.metadata as metadata
-read, calls = metadata.packages_distributions, []
-def counting():
-    calls.append(1)
-    return read()
-metadata.packages_distributions = counting
-from modeseek.core.libraries import quiet_libraries
-with quiet_libraries():
-    import diffusers, transformers
-print(len(calls), metadata.packages_distributions is counting)
-"""
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.split() == ["1", "True"]

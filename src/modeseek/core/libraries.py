@@ -2,23 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 
 from modeseek.core.errors import MissingPackage
-
-
-@contextmanager
-def _installed_packages_read_once() -> Iterator[None]:
-    """Let both libraries share one reading of the metadata of all installed packages, which takes a second or two."""
-    read = importlib.metadata.packages_distributions
-    importlib.metadata.packages_distributions = cache(read)
-    try:
-        yield
-    finally:
-        importlib.metadata.packages_distributions = read
 
 
 @contextmanager
@@ -29,12 +16,11 @@ def quiet_libraries() -> Iterator[None]:
         MissingPackage: one of them cannot be imported.
     """
     try:
-        with _installed_packages_read_once():
-            from transformers.utils import logging as transformers_logging  # isort: skip
+        from transformers.utils import logging as transformers_logging  # isort: skip
 
-            level = transformers_logging.get_verbosity()
-            transformers_logging.set_verbosity_error()  # before diffusers, whose import logs
-            from diffusers.utils import logging as diffusers_logging
+        level = transformers_logging.get_verbosity()
+        transformers_logging.set_verbosity_error()  # before diffusers, whose import logs
+        from diffusers.utils import logging as diffusers_logging
     except (ImportError, RuntimeError) as error:  # a torchvision of another build raises RuntimeError
         words = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise MissingPackage(
